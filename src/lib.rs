@@ -1,0 +1,7 @@
+//! ketch is a memcached proxy: a stateless router between application servers
+//! and a fleet of memcached servers, with a memcached-compatible cache bundled.
+//!
+//! The modules below stand in reading order. `docs/architecture.md` has the
+//! map, the invariants and the way of a request.
+
+pub mod router;

@@ -1,0 +1,4 @@
+//! From a key to the server that holds it.
+//!
+//! Pure: bytes and settings in, an index out. Knows nothing of sockets, time
+//! or the protocol.
