@@ -4,4 +4,5 @@
 //! The modules below stand in reading order. `docs/architecture.md` has the
 //! map, the invariants and the way of a request.
 
+pub mod protocol;
 pub mod router;

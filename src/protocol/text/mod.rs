@@ -1,0 +1,5 @@
+//! The classic text dialect.
+
+pub mod parse;
+
+pub use parse::cut;

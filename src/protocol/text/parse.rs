@@ -1,0 +1,766 @@
+//! Text and meta requests: from bytes to [`Request`].
+//!
+//! The rules are those of memcached 1.6.45: words are separated by blanks and by
+//! nothing else, a line ends with LF with or without CR, commands are lower
+//! case. Where an error comes before the data block is known, the block is not
+//! swallowed and reads as commands, as it does in memcached.
+
+use memchr::memchr;
+
+use crate::protocol::error::Error;
+use crate::protocol::limits::{
+    DATA_BYTES_MAX, KEY_BYTES_MAX, LEADING_BLANKS_MAX, LINE_BYTES_MAX, Limits,
+};
+use crate::protocol::meta;
+use crate::protocol::number::{read_exptime, read_flags, read_i32, read_u64};
+use crate::protocol::request::{
+    Admin, AdminVerb, Change, ChangeVerb, Cut, Keys, Replaced, Request, Retrieve, RetrieveVerb,
+    Store, StoreVerb, Wire, Words,
+};
+
+/// The shortest line memcached looks at: two letters and CR LF.
+const LINE_BYTES_MIN: usize = 4;
+
+/// Cuts the first request out of `buf`.
+///
+/// `scanned` says how many of the first bytes are known to hold no line end from
+/// an earlier call on the same bytes, so that a long line which arrives in small
+/// pieces is not searched again and again; 0 is always right.
+#[inline]
+pub fn cut<'a>(buf: &'a [u8], scanned: usize, limits: &Limits) -> Cut<'a> {
+    let Some(end) = buf.get(scanned..).and_then(|fresh| memchr(b'\n', fresh)) else {
+        return without_end(buf, limits);
+    };
+    let len = end.saturating_add(scanned).saturating_add(1);
+    let Some((whole, after)) = buf.split_at_checked(len) else {
+        return Cut::Close;
+    };
+    // The line end is one or two of `whole`'s last bytes.
+    let line = match whole {
+        [line @ .., b'\r', b'\n'] | [line @ .., b'\n'] => line,
+        _ => whole,
+    };
+    // The most common request is recognised before anything else is looked at.
+    if let Some(keys) = line.strip_prefix(b"get ") {
+        return retrieve(RetrieveVerb::Get, 0, line, keys, whole, limits);
+    }
+    if line_is_too_long(whole, LINE_BYTES_MAX) && !is_retrieval(line) {
+        return Cut::Close;
+    }
+    if len < LINE_BYTES_MIN {
+        return refuse(Error::BadFormat, len);
+    }
+    command(line, whole, after, limits)
+}
+
+/// Whether more than `bound` bytes came before the LF: then the connection would
+/// have been given up on before the LF was seen, had it come byte by byte.
+#[inline]
+fn line_is_too_long(whole: &[u8], bound: usize) -> bool {
+    whole.len() > bound.saturating_add(1)
+}
+
+/// The line has no end yet: wait for it, unless it is too long to be believed.
+fn without_end<'a>(buf: &[u8], limits: &Limits) -> Cut<'a> {
+    let bound = if is_retrieval(buf) {
+        limits.line_bytes_max
+    } else {
+        LINE_BYTES_MAX
+    };
+    if buf.len() > bound {
+        return Cut::Close;
+    }
+    Cut::More {
+        need: buf.len().saturating_add(1),
+    }
+}
+
+/// Whether a line may be longer than others: it asks for many keys.
+fn is_retrieval(line: &[u8]) -> bool {
+    let blanks = line.iter().take_while(|&&byte| byte == b' ').count();
+    let Some(line) = line.get(blanks..) else {
+        return false;
+    };
+    blanks <= LEADING_BLANKS_MAX
+        && [&b"get "[..], b"gets ", b"gat ", b"gats "]
+            .iter()
+            .any(|verb| line.starts_with(verb))
+}
+
+#[inline]
+fn refuse<'a>(error: Error, len: usize) -> Cut<'a> {
+    Cut::Refused {
+        error,
+        silent: false,
+        len,
+        swallow: 0,
+        replaced: None,
+    }
+}
+
+#[inline]
+fn request(request: Request<'_>, len: usize) -> Cut<'_> {
+    Cut::Request { request, len }
+}
+
+fn command<'a>(line: &'a [u8], whole: &'a [u8], after: &'a [u8], limits: &Limits) -> Cut<'a> {
+    let name_end = memchr(b' ', line).unwrap_or(line.len());
+    let Some((name, args)) = line.split_at_checked(name_end) else {
+        return refuse(Error::UnknownCommand, whole.len());
+    };
+    let store = |verb| store(verb, line, args, whole, after, limits);
+    match name {
+        b"gets" => retrieve(RetrieveVerb::Gets, 0, line, args, whole, limits),
+        b"get" => retrieve(RetrieveVerb::Get, 0, line, args, whole, limits),
+        b"gat" => retrieve_and_touch(RetrieveVerb::Gat, line, args, whole, limits),
+        b"gats" => retrieve_and_touch(RetrieveVerb::Gats, line, args, whole, limits),
+        b"set" => store(StoreVerb::Set),
+        b"add" => store(StoreVerb::Add),
+        b"replace" => store(StoreVerb::Replace),
+        b"append" => store(StoreVerb::Append),
+        b"prepend" => store(StoreVerb::Prepend),
+        b"cas" => store(StoreVerb::Cas),
+        b"incr" | b"decr" | b"delete" | b"touch" => change(name, line, args, whole),
+        b"mg" => meta::parse::without_data(meta::Verb::Get, line, args, whole),
+        b"md" => meta::parse::without_data(meta::Verb::Delete, line, args, whole),
+        b"ma" => meta::parse::without_data(meta::Verb::Arithmetic, line, args, whole),
+        b"me" => meta::parse::without_data(meta::Verb::Debug, line, args, whole),
+        b"ms" => meta::parse::with_data(line, args, whole, after, limits),
+        b"mn" => request(Request::Admin(Admin::Noop), whole.len()),
+        b"quit" => request(Request::Admin(Admin::Quit), whole.len()),
+        b"version" => request(Request::Admin(Admin::Version), whole.len()),
+        b"stats" => request(Request::Admin(Admin::Stats { args }), whole.len()),
+        _ => rare(line, whole),
+    }
+}
+
+/// Commands that are looked up by their first word rather than by what precedes
+/// the first blank: with blanks before them they are found all the same.
+fn rare<'a>(line: &'a [u8], whole: &[u8]) -> Cut<'a> {
+    let mut words = Words::new(line);
+    let verb = match words.next() {
+        Some(b"flush_all") => AdminVerb::FlushAll,
+        Some(b"verbosity") => AdminVerb::Verbosity,
+        Some(b"cache_memlimit") => AdminVerb::CacheMemlimit,
+        Some(b"shutdown") => AdminVerb::Shutdown,
+        Some(b"lru") => AdminVerb::Lru,
+        Some(b"lru_crawler") => AdminVerb::LruCrawler,
+        Some(b"slabs") => AdminVerb::Slabs,
+        Some(b"watch") => AdminVerb::Watch,
+        _ => {
+            // Somebody speaks HTTP to us: end it at once, as memcached does, so
+            // that a web page cannot smuggle commands in the lines that follow.
+            let last = words.last().unwrap_or_default();
+            if last.starts_with(b"HTTP/") {
+                return Cut::Close;
+            }
+            return refuse_unless(is_noreply(line), Error::UnknownCommand, whole.len());
+        }
+    };
+    let args = words.rest();
+    request(
+        Request::Admin(Admin::Other {
+            verb,
+            args,
+            noreply: is_noreply(args),
+        }),
+        whole.len(),
+    )
+}
+
+fn refuse_unless<'a>(silent: bool, error: Error, len: usize) -> Cut<'a> {
+    Cut::Refused {
+        error,
+        silent,
+        len,
+        swallow: 0,
+        replaced: None,
+    }
+}
+
+/// Whether the last word is `noreply`. Which words come before does not matter:
+/// the key of `delete noreply` is silent too.
+#[inline]
+fn is_noreply(line: &[u8]) -> bool {
+    match trim_end(line).strip_suffix(b"noreply") {
+        Some(before) => before.last().is_none_or(|&byte| byte == b' '),
+        None => false,
+    }
+}
+
+/// Takes the blanks off the end; other white space is part of a word.
+#[inline]
+pub(in crate::protocol) fn trim_end(mut line: &[u8]) -> &[u8] {
+    while let [rest @ .., b' '] = line {
+        line = rest;
+    }
+    line
+}
+
+fn retrieve_and_touch<'a>(
+    verb: RetrieveVerb,
+    line: &'a [u8],
+    args: &'a [u8],
+    whole: &'a [u8],
+    limits: &Limits,
+) -> Cut<'a> {
+    let mut words = Words::new(args);
+    let time = words.next().unwrap_or_default();
+    let keys = words.rest();
+    if words.next().is_none() {
+        return refuse(Error::BadFormat, whole.len());
+    }
+    match read_i32(time) {
+        Some(exptime) => retrieve(verb, exptime, line, keys, whole, limits),
+        None => refuse(Error::InvalidExptime, whole.len()),
+    }
+}
+
+/// `args` is the end of `line` that holds the keys; `whole` is the line with its
+/// end.
+#[inline]
+fn retrieve<'a>(
+    verb: RetrieveVerb,
+    exptime: i32,
+    line: &'a [u8],
+    args: &'a [u8],
+    whole: &'a [u8],
+    limits: &Limits,
+) -> Cut<'a> {
+    if line_is_too_long(whole, limits.line_bytes_max) {
+        return Cut::Close;
+    }
+    let mut words = Words::new(args);
+    let Some(first) = words.next() else {
+        return refuse(Error::BadFormat, whole.len());
+    };
+    let rest = trim_end(words.rest());
+    // One key too long spoils the whole request, as in memcached. Words can only
+    // be that long where there are that many bytes.
+    if first.len() > KEY_BYTES_MAX
+        || (rest.len() > KEY_BYTES_MAX && Words::new(rest).any(|key| key.len() > KEY_BYTES_MAX))
+    {
+        return refuse(Error::BadFormat, whole.len());
+    }
+    let before_keys = line.len().saturating_sub(args.len());
+    request(
+        Request::Retrieve(Retrieve {
+            verb,
+            head: trim_end(line.get(..before_keys).unwrap_or_default()),
+            exptime,
+            keys: Keys { first, rest },
+            whole,
+        }),
+        whole.len(),
+    )
+}
+
+/// The length word of a storage command and the data block it announces.
+///
+/// Shared by the text and the meta dialect; both count the line end into the
+/// block.
+pub(in crate::protocol) enum Block<'a> {
+    /// All there: value and value with line end.
+    Whole(&'a [u8], &'a [u8]),
+    /// All there, but not ended by CR LF.
+    Unterminated(usize),
+    /// So many bytes from the start of the block are still needed.
+    Short(usize),
+}
+
+/// Reads a length word: bytes of value. `None` is answered as a malformed line,
+/// and whatever follows reads as a command.
+#[inline]
+pub(in crate::protocol) fn read_length(word: &[u8]) -> Option<usize> {
+    let length = u32::try_from(read_i32(word)?).ok()?;
+    if length > DATA_BYTES_MAX {
+        return None;
+    }
+    usize::try_from(length).ok()
+}
+
+/// Cuts a block of `length` bytes of value from the start of `after`.
+#[inline]
+pub(in crate::protocol) fn block(after: &[u8], length: usize) -> Block<'_> {
+    let total = length.saturating_add(2);
+    let Some(block) = after.get(..total) else {
+        return Block::Short(total);
+    };
+    match block {
+        [value @ .., b'\r', b'\n'] => Block::Whole(value, block),
+        _ => Block::Unterminated(total),
+    }
+}
+
+fn store<'a>(
+    verb: StoreVerb,
+    line: &'a [u8],
+    args: &'a [u8],
+    whole: &'a [u8],
+    after: &'a [u8],
+    limits: &Limits,
+) -> Cut<'a> {
+    let mut words = Words::new(args);
+    let (Some(key), Some(flags), Some(exptime), Some(length)) =
+        (words.next(), words.next(), words.next(), words.next())
+    else {
+        return refuse(Error::BadFormat, whole.len());
+    };
+    let Some(length) = read_length(length) else {
+        return refuse(Error::BadFormat, whole.len());
+    };
+    let cas = match verb {
+        StoreVerb::Cas => words.next().map(read_u64),
+        _ => Some(Some(0)),
+    };
+    let extra = words.rest();
+    let noreply = is_noreply(args);
+    let refused = |error, replaced| Cut::Refused {
+        error,
+        silent: noreply,
+        len: whole.len(),
+        swallow: length.saturating_add(2),
+        replaced,
+    };
+    let (Some(flags), Some(exptime), Some(Some(cas))) =
+        (read_flags(flags), read_exptime(exptime), cas)
+    else {
+        return refused(Error::BadFormat, None);
+    };
+    if key.len() > KEY_BYTES_MAX {
+        return refused(Error::BadFormat, None);
+    }
+    if length > limits.value_bytes_max {
+        // The value that could not be stored was to take the place of another,
+        // which memcached removes lest it be read as current.
+        let replaced = (verb == StoreVerb::Set).then_some(Replaced { key, base64: false });
+        return refused(Error::TooLarge, replaced);
+    }
+    let (value, block) = match block(after, length) {
+        Block::Whole(value, block) => (value, block),
+        Block::Short(total) => {
+            return Cut::More {
+                need: whole.len().saturating_add(total),
+            };
+        }
+        Block::Unterminated(total) => {
+            return Cut::Refused {
+                error: Error::BadDataChunk,
+                silent: noreply,
+                len: whole.len().saturating_add(total),
+                swallow: 0,
+                replaced: None,
+            };
+        }
+    };
+    let wire = Wire {
+        line: line_for_server(line, extra, whole),
+        block,
+    };
+    request(
+        Request::Store(Store {
+            verb,
+            key,
+            flags,
+            exptime,
+            cas,
+            noreply,
+            value,
+            wire,
+        }),
+        whole.len().saturating_add(block.len()),
+    )
+}
+
+/// The line as a server gets it: the words it needs and no others. What else
+/// stands in `extra` is `noreply`, which would leave us without an answer, or
+/// something that memcached ignores and older releases refuse.
+#[inline]
+fn line_for_server<'a>(line: &'a [u8], extra: &[u8], whole: &'a [u8]) -> [&'a [u8]; 3] {
+    if extra.is_empty() && whole.ends_with(b"\r\n") {
+        return [whole, b"", b""];
+    }
+    let needed = line.len().saturating_sub(extra.len());
+    [line.get(..needed).unwrap_or_default(), b"\r\n", b""]
+}
+
+fn change<'a>(name: &[u8], line: &'a [u8], args: &'a [u8], whole: &'a [u8]) -> Cut<'a> {
+    let len = whole.len();
+    let mut words = Words::new(args);
+    let Some(key) = words.next() else {
+        return refuse(Error::BadFormat, len);
+    };
+    let after_key = words.rest();
+    let argument = words.next();
+    let noreply = is_noreply(args);
+    let refused = |error| refuse_unless(noreply, error, len);
+    let takes_argument = name != b"delete";
+    if takes_argument && argument.is_none() {
+        return refuse(Error::BadFormat, len);
+    }
+    if key.len() > KEY_BYTES_MAX {
+        return refused(Error::BadFormat);
+    }
+    let argument = argument.unwrap_or_default();
+    let verb = match name {
+        b"delete" => ChangeVerb::Delete,
+        b"touch" => match read_i32(argument) {
+            Some(exptime) => ChangeVerb::Touch(exptime),
+            None => return refused(Error::InvalidExptime),
+        },
+        _ => match read_u64(argument) {
+            Some(delta) if name == b"incr" => ChangeVerb::Incr(delta),
+            Some(delta) => ChangeVerb::Decr(delta),
+            None => return refused(Error::InvalidDelta),
+        },
+    };
+    let extra = if takes_argument {
+        words.rest()
+    } else {
+        after_key
+    };
+    let wire = Wire {
+        line: line_for_server(line, extra, whole),
+        block: b"",
+    };
+    request(
+        Request::Change(Change {
+            verb,
+            key,
+            noreply,
+            wire,
+        }),
+        len,
+    )
+}
+
+#[cfg(test)]
+#[expect(
+    clippy::arithmetic_side_effects,
+    reason = "offsets within a short test stream"
+)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn cut_all(bytes: &[u8]) -> Cut<'_> {
+        cut(bytes, 0, &Limits::default())
+    }
+
+    fn one(bytes: &[u8]) -> Request<'_> {
+        match cut_all(bytes) {
+            Cut::Request { request, len } => {
+                assert_eq!(len, bytes.len());
+                request
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Error, whether it is told, bytes to pass over, bytes to swallow.
+    fn refused(bytes: &[u8]) -> (Error, bool, usize, usize) {
+        match cut_all(bytes) {
+            Cut::Refused {
+                error,
+                silent,
+                len,
+                swallow,
+                ..
+            } => (error, !silent, len, swallow),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn bytes(wire: Wire<'_>) -> Vec<u8> {
+        [wire.line.concat(), wire.block.to_vec()].concat()
+    }
+
+    #[test]
+    fn a_retrieval_names_one_or_more_keys() {
+        let Request::Retrieve(get) = one(b"get  a  bb \r\n") else {
+            panic!();
+        };
+        assert_eq!(get.verb, RetrieveVerb::Get);
+        assert_eq!(get.keys.iter().collect::<Vec<_>>(), [&b"a"[..], b"bb"]);
+        let Request::Retrieve(get) = one(b"gats -1 k\n") else {
+            panic!();
+        };
+        assert!(get.keys.is_single());
+        assert_eq!((get.head, get.exptime), (&b"gats -1"[..], -1));
+        assert_eq!(bytes(get.wire()), b"gats -1 k\r\n");
+    }
+
+    #[test]
+    fn a_storage_command_carries_its_block() {
+        let Request::Store(store) = one(b"set k 5 -1 2\r\nhi\r\n") else {
+            panic!();
+        };
+        assert_eq!((store.key, store.value), (&b"k"[..], &b"hi"[..]));
+        assert_eq!((store.flags, store.exptime, store.noreply), (5, -1, false));
+        assert_eq!(bytes(store.wire), b"set k 5 -1 2\r\nhi\r\n");
+        let Request::Store(store) = one(b"cas k 0 0 0 99\r\n\r\n") else {
+            panic!();
+        };
+        assert_eq!((store.verb, store.cas), (StoreVerb::Cas, 99));
+    }
+
+    #[test]
+    fn a_server_is_always_asked_to_reply() {
+        let Request::Store(store) = one(b"set k 0 0 2 noreply\r\nhi\r\n") else {
+            panic!();
+        };
+        assert!(store.noreply);
+        assert_eq!(bytes(store.wire), b"set k 0 0 2\r\nhi\r\n");
+        let Request::Store(store) = one(b"cas k 0 0 2 7 x noreply\nhi\r\n") else {
+            panic!();
+        };
+        assert!(store.noreply);
+        assert_eq!(bytes(store.wire), b"cas k 0 0 2 7\r\nhi\r\n");
+        let Request::Change(change) = one(b"delete k 0 noreply\r\n") else {
+            panic!();
+        };
+        assert!(change.noreply);
+        assert_eq!(bytes(change.wire), b"delete k\r\n");
+        let Request::Change(change) = one(b"incr k 5 noreply\r\n") else {
+            panic!();
+        };
+        assert_eq!(change.verb, ChangeVerb::Incr(5));
+        assert_eq!(bytes(change.wire), b"incr k 5\r\n");
+    }
+
+    #[test]
+    fn errors_before_the_length_leave_the_block_to_be_read_as_commands() {
+        let bad = Error::BadFormat;
+        assert_eq!(refused(b"set k 0 0 -1\r\n"), (bad, true, 14, 0));
+        assert_eq!(
+            refused(b"set k 0 0 99999999999999999999\r\n"),
+            (bad, true, 32, 0)
+        );
+        assert_eq!(refused(b"set k 0 0\r\n"), (bad, true, 11, 0));
+        assert_eq!(refused(b"set k 0 0 -1 noreply\r\n"), (bad, true, 22, 0));
+    }
+
+    #[test]
+    fn errors_after_the_length_swallow_the_block() {
+        let bad = Error::BadFormat;
+        assert_eq!(refused(b"set k x 0 5\r\n"), (bad, true, 13, 7));
+        assert_eq!(refused(b"set k x 0 5 noreply\r\n"), (bad, false, 21, 7));
+        assert_eq!(refused(b"cas k 0 0 6\r\n"), (bad, true, 13, 8));
+        assert_eq!(
+            refused(b"set k 0 0 1048577\r\n"),
+            (Error::TooLarge, true, 19, 1_048_579)
+        );
+        let long = [&b"set "[..], &[b'k'; 251], b" 0 0 2\r\nhi\r\n"].concat();
+        assert_eq!(refused(&long), (bad, true, long.len() - 4, 4));
+    }
+
+    #[test]
+    fn a_set_too_large_names_the_key_that_must_go() {
+        let Cut::Refused { replaced, .. } = cut_all(b"set k 0 0 2000000\r\n") else {
+            panic!();
+        };
+        assert_eq!(replaced.map(|replaced| replaced.key), Some(&b"k"[..]));
+        let Cut::Refused { replaced, .. } = cut_all(b"add k 0 0 2000000\r\n") else {
+            panic!();
+        };
+        assert_eq!(replaced, None);
+    }
+
+    #[test]
+    fn a_block_without_its_end_is_passed_over_by_its_length() {
+        assert_eq!(
+            refused(b"set k 0 0 2\r\nhiya"),
+            (Error::BadDataChunk, true, 17, 0)
+        );
+        assert_eq!(
+            refused(b"set k 0 0 2\r\nhi\n\n"),
+            (Error::BadDataChunk, true, 17, 0)
+        );
+    }
+
+    #[test]
+    fn lines_memcached_does_not_know() {
+        assert_eq!(refused(b"x\r\n"), (Error::BadFormat, true, 3, 0));
+        assert_eq!(refused(b"\r\n"), (Error::BadFormat, true, 2, 0));
+        assert_eq!(refused(b"GET k\r\n"), (Error::UnknownCommand, true, 7, 0));
+        assert_eq!(
+            refused(b"frob noreply\r\n"),
+            (Error::UnknownCommand, false, 14, 0)
+        );
+        assert_eq!(refused(b" get k\r\n"), (Error::UnknownCommand, true, 8, 0));
+        assert!(matches!(cut_all(b"POST / HTTP/1.1\r\n"), Cut::Close));
+    }
+
+    #[test]
+    fn numbers_that_are_none_have_errors_of_their_own() {
+        assert_eq!(refused(b"touch k x\r\n").0, Error::InvalidExptime);
+        assert_eq!(refused(b"gat x k\r\n").0, Error::InvalidExptime);
+        assert_eq!(refused(b"incr k -1\r\n").0, Error::InvalidDelta);
+        assert_eq!(
+            refused(b"incr k noreply\r\n"),
+            (Error::InvalidDelta, false, 16, 0)
+        );
+        assert_eq!(refused(b"incr k\r\n").0, Error::BadFormat);
+    }
+
+    #[test]
+    fn one_key_too_long_spoils_a_retrieval() {
+        let line = [&b"get a "[..], &[b'k'; 251], b" b\r\n"].concat();
+        assert_eq!(refused(&line).0, Error::BadFormat);
+        let line = [&b"get "[..], &[b'k'; 250], b" b\r\n"].concat();
+        assert!(matches!(one(&line), Request::Retrieve(_)));
+    }
+
+    #[test]
+    fn a_line_is_believed_up_to_its_bound() {
+        let line = vec![b'x'; LINE_BYTES_MAX];
+        assert!(matches!(cut_all(&line), Cut::More { need } if need == LINE_BYTES_MAX + 1));
+        let ended = [&line[..], b"\n"].concat();
+        assert_eq!(refused(&ended).0, Error::UnknownCommand);
+        let longer = [&line[..], b"x"].concat();
+        assert!(matches!(cut_all(&longer), Cut::Close));
+        assert!(matches!(
+            cut_all(&[&longer[..], b"\n"].concat()),
+            Cut::Close
+        ));
+    }
+
+    #[test]
+    fn a_retrieval_may_be_long_within_its_own_bound() {
+        let limits = Limits {
+            line_bytes_max: 5000,
+            ..Limits::default()
+        };
+        let long = [&b"get"[..], &b" key".repeat(1000)].concat();
+        assert!(matches!(cut(&long, 0, &limits), Cut::More { .. }));
+        let ended = [&long[..], b"\r\n"].concat();
+        assert!(matches!(cut(&ended, 0, &limits), Cut::Request { .. }));
+        let longer = [&b"get"[..], &b" key".repeat(1300)].concat();
+        assert!(matches!(cut(&longer, 0, &limits), Cut::Close));
+        assert!(matches!(
+            cut(&[&longer[..], b"\r\n"].concat(), 0, &limits),
+            Cut::Close
+        ));
+    }
+
+    /// Something that is or resembles a stream of requests.
+    fn traffic() -> impl Strategy<Value = Vec<u8>> {
+        let piece = prop_oneof![
+            Just(b"get a b\r\n".to_vec()),
+            Just(b"set k 1 2 3\r\nabc\r\n".to_vec()),
+            Just(b"set k 1 2 3 noreply\r\nabcd\r\n".to_vec()),
+            Just(b"set k x 2 3\r\n".to_vec()),
+            Just(b"ms k 3 q T5\r\nabc\r\n".to_vec()),
+            Just(b"mg k v Oa q\n".to_vec()),
+            Just(b"cas k 0 0 1 5 noreply\r\n\n\r\n".to_vec()),
+            Just(b"quit\r\n".to_vec()),
+            proptest::collection::vec(any::<u8>(), 0..20),
+            "(get|set|ms|mg|incr|gat|flush_all|stats) [a-z 0-9]{0,12}\r?\n"
+                .prop_map(String::into_bytes),
+        ];
+        proptest::collection::vec(piece, 0..8).prop_map(|pieces| pieces.concat())
+    }
+
+    /// What a session makes of a stream that arrives in the given pieces.
+    fn told(stream: &[u8], mut cuts: Vec<usize>) -> Vec<String> {
+        let limits = Limits {
+            value_bytes_max: 64,
+            ..Limits::default()
+        };
+        cuts.push(stream.len());
+        cuts.sort_unstable();
+        let (mut at, mut skip, mut scanned, mut out) = (0usize, 0usize, 0usize, Vec::new());
+        for until in cuts {
+            loop {
+                let have = stream.get(at..until).unwrap_or_default();
+                let passed = skip.min(have.len());
+                (at, skip) = (at + passed, skip - passed);
+                let have = stream.get(at..until).unwrap_or_default();
+                if have.is_empty() {
+                    break;
+                }
+                match cut(have, scanned, &limits) {
+                    Cut::Request { request, len } => {
+                        out.push(format!("{request:?}"));
+                        at += len;
+                        scanned = 0;
+                    }
+                    Cut::Refused {
+                        error,
+                        silent,
+                        len,
+                        swallow,
+                        replaced,
+                    } => {
+                        out.push(format!("{error:?} {silent} {replaced:?}"));
+                        at += len;
+                        skip = swallow;
+                        scanned = 0;
+                    }
+                    Cut::More { need } => {
+                        assert!(need > have.len());
+                        if memchr(b'\n', have).is_none() {
+                            scanned = have.len();
+                        }
+                        break;
+                    }
+                    Cut::Close => {
+                        out.push("close".to_owned());
+                        return out;
+                    }
+                }
+            }
+        }
+        out
+    }
+
+    proptest! {
+        #[test]
+        fn any_cut_of_the_bytes_gives_the_same_result(
+            stream in traffic(),
+            cuts in proptest::collection::vec(0usize..200, 0..12),
+        ) {
+            let cuts = cuts.into_iter().map(|cut| cut.min(stream.len())).collect();
+            prop_assert_eq!(told(&stream, cuts), told(&stream, Vec::new()));
+        }
+
+        #[test]
+        fn what_goes_to_a_server_means_the_same_and_is_answered(stream in traffic()) {
+            if let Cut::Request { request, .. } = cut_all(&stream) {
+                let wire = match &request {
+                    Request::Retrieve(retrieve) => retrieve.wire(),
+                    Request::Store(store) => store.wire,
+                    Request::Change(change) => change.wire,
+                    Request::Meta(meta) => meta.wire,
+                    Request::Admin(_) => return Ok(()),
+                };
+                let sent = bytes(wire);
+                prop_assert_eq!(sent.len(), wire.len());
+                let Cut::Request { request: again, len } = cut_all(&sent) else {
+                    return Err(TestCaseError::fail("not a request"));
+                };
+                prop_assert_eq!(len, sent.len());
+                match (&request, &again) {
+                    (Request::Retrieve(a), Request::Retrieve(b)) => {
+                        prop_assert_eq!(a.keys.iter().collect::<Vec<_>>(), b.keys.iter().collect::<Vec<_>>());
+                        prop_assert_eq!((a.verb, a.exptime), (b.verb, b.exptime));
+                    }
+                    (Request::Store(a), Request::Store(b)) => {
+                        prop_assert_eq!((a.verb, a.key, a.flags, a.exptime, a.cas, a.value),
+                            (b.verb, b.key, b.flags, b.exptime, b.cas, b.value));
+                        // A key named noreply is silent by itself.
+                        prop_assert!(!b.noreply);
+                    }
+                    (Request::Change(a), Request::Change(b)) => {
+                        prop_assert_eq!((a.verb, a.key), (b.verb, b.key));
+                    }
+                    (Request::Meta(a), Request::Meta(b)) => {
+                        prop_assert_eq!((a.verb, a.key, a.value, a.opaque), (b.verb, b.key, b.value, b.opaque));
+                        prop_assert!(!b.is_quiet());
+                    }
+                    _ => return Err(TestCaseError::fail("another kind of request")),
+                }
+            }
+        }
+    }
+}
