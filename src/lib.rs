@@ -4,5 +4,8 @@
 //! The modules below stand in reading order. `docs/architecture.md` has the
 //! map, the invariants and the way of a request.
 
+pub mod clock;
+pub mod net;
 pub mod protocol;
 pub mod router;
+pub mod stats;

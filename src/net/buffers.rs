@@ -1,0 +1,99 @@
+//! Memory that a worker thread lends to whichever connection is busy.
+//!
+//! A connection that has nothing to say holds no buffer. What one gives back the
+//! next one takes, so that a busy worker allocates nothing and ten thousand idle
+//! clients cost little.
+
+use std::cell::{Cell, RefCell};
+
+/// Bytes read from a socket at once.
+///
+/// One such buffer serves all connections of a worker, so it may be large: with
+/// many requests in flight the number of system calls falls as it grows. Beyond
+/// 64 KiB nothing was gained and the second-level cache begins to suffer.
+pub const SCRATCH_BYTES: usize = 64 * 1024;
+
+/// Capacity of a fresh write buffer.
+const BUFFER_BYTES: usize = 4 * 1024;
+/// A buffer that has grown beyond this is freed instead of kept.
+const BUFFER_BYTES_MAX: usize = 64 * 1024;
+/// Bytes of spare buffers that a worker keeps.
+const SPARE_BYTES_MAX: usize = 1024 * 1024;
+
+thread_local! {
+    static SPARE: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+    static SPARE_BYTES: Cell<usize> = const { Cell::new(0) };
+    static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// An empty buffer with room.
+#[inline]
+pub fn take() -> Vec<u8> {
+    match SPARE.with_borrow_mut(Vec::pop) {
+        Some(buffer) => {
+            SPARE_BYTES.set(SPARE_BYTES.get().saturating_sub(buffer.capacity()));
+            buffer
+        }
+        None => Vec::with_capacity(BUFFER_BYTES),
+    }
+}
+
+/// Gives a buffer back, whatever it holds.
+#[inline]
+pub fn give(mut buffer: Vec<u8>) {
+    let capacity = buffer.capacity();
+    let spare = SPARE_BYTES.get().saturating_add(capacity);
+    if (BUFFER_BYTES..=BUFFER_BYTES_MAX).contains(&capacity) && spare <= SPARE_BYTES_MAX {
+        buffer.clear();
+        SPARE_BYTES.set(spare);
+        SPARE.with_borrow_mut(|spares| spares.push(buffer));
+    }
+}
+
+/// Frees all spare buffers: the worker has had nothing to do for a while.
+pub fn release() {
+    SPARE_BYTES.set(0);
+    drop(SPARE.take());
+}
+
+/// Calls `read` with the worker's read buffer of [`SCRATCH_BYTES`].
+///
+/// What is in it does not outlive the call.
+#[inline]
+pub fn with_scratch<R>(read: impl FnOnce(&mut [u8]) -> R) -> R {
+    SCRATCH.with_borrow_mut(|scratch| {
+        if scratch.is_empty() {
+            scratch.resize(SCRATCH_BYTES, 0);
+        }
+        read(scratch)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_buffer_given_back_is_lent_again_empty() {
+        release();
+        let mut buffer = take();
+        buffer.extend_from_slice(b"abc");
+        let address = buffer.as_ptr();
+        give(buffer);
+        let again = take();
+        assert_eq!((again.as_ptr(), again.len()), (address, 0));
+    }
+
+    #[test]
+    fn what_is_kept_is_bounded() {
+        release();
+        give(Vec::with_capacity(BUFFER_BYTES_MAX + 1));
+        assert_eq!(SPARE_BYTES.get(), 0);
+        for _ in 0..100 {
+            give(Vec::with_capacity(BUFFER_BYTES_MAX));
+        }
+        assert!(SPARE_BYTES.get() <= SPARE_BYTES_MAX);
+        release();
+        assert_eq!(SPARE_BYTES.get(), 0);
+    }
+}

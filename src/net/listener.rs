@@ -1,0 +1,306 @@
+//! Listening sockets: where, how many clients, and who gets them.
+
+use std::fmt;
+use std::fs;
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use tokio::io::AsyncWriteExt;
+use tokio::net::{TcpListener, UnixListener};
+use tokio_util::sync::CancellationToken;
+
+use super::worker::{Accepted, Workers};
+
+/// Connections that the kernel holds for us until we accept them; it may cap the
+/// number (`net.core.somaxconn`). memcached asks for as many.
+const BACKLOG: i32 = 1024;
+
+/// How long accepting rests when the process has run out of descriptors or the
+/// kernel out of memory: trying again at once would only burn a core.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// What a client is told when there are too many; memcached's words.
+const TOO_MANY: &[u8] = b"ERROR Too many open connections\r\n";
+
+/// Where a server listens or is reached.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Address {
+    /// A host name or IP address, and a port.
+    Tcp {
+        /// Name or number; an IPv6 address without its brackets.
+        host: String,
+        /// 0 lets the system choose, for a listener.
+        port: u16,
+    },
+    /// The path of a Unix socket.
+    Unix(PathBuf),
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
+            Self::Tcp { host, port } => write!(f, "{host}:{port}"),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// A socket that clients can connect to.
+#[derive(Debug)]
+pub struct Listener {
+    socket: ListenSocket,
+    local: Address,
+}
+
+#[derive(Debug)]
+enum ListenSocket {
+    Tcp(TcpListener),
+    Unix {
+        listener: UnixListener,
+        _file: UnlinkOnDrop,
+    },
+}
+
+/// Removes a Unix socket's file when its listener goes.
+#[derive(Debug)]
+struct UnlinkOnDrop(PathBuf);
+
+impl Drop for UnlinkOnDrop {
+    fn drop(&mut self) {
+        // Somebody else may have removed it: then there is nothing to do.
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+impl Listener {
+    /// Binds and listens. `mode` is the permission bits of a Unix socket's file.
+    ///
+    /// # Errors
+    ///
+    /// Those of the system: the address is taken, the path is no socket, ...
+    pub fn bind(address: &Address, mode: Option<u32>) -> io::Result<Self> {
+        match address {
+            Address::Tcp { host, port } => {
+                let mut last = io::Error::new(io::ErrorKind::NotFound, "no such host");
+                for candidate in (host.as_str(), *port).to_socket_addrs()? {
+                    match bind_tcp(candidate) {
+                        Ok(socket) => {
+                            let local = socket.local_addr()?;
+                            return Ok(Self {
+                                socket: ListenSocket::Tcp(socket),
+                                local: Address::Tcp {
+                                    host: local.ip().to_string(),
+                                    port: local.port(),
+                                },
+                            });
+                        }
+                        Err(error) => last = error,
+                    }
+                }
+                Err(last)
+            }
+            Address::Unix(path) => {
+                remove_stale(path)?;
+                let socket = UnixListener::bind(path)?;
+                let guard = UnlinkOnDrop(path.clone());
+                if let Some(mode) = mode {
+                    fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
+                }
+                Ok(Self {
+                    socket: ListenSocket::Unix {
+                        listener: socket,
+                        _file: guard,
+                    },
+                    local: address.clone(),
+                })
+            }
+        }
+    }
+
+    /// The address bound, with the port the system chose if it was 0.
+    pub fn local(&self) -> &Address {
+        &self.local
+    }
+
+    async fn accept(&self) -> io::Result<Accepted> {
+        match &self.socket {
+            ListenSocket::Tcp(listener) => {
+                let (stream, _) = listener.accept().await?;
+                // Requests and replies leave in one write each: waiting to fill
+                // a packet would only delay them.
+                stream.set_nodelay(true)?;
+                SockRef::from(&stream).set_tcp_keepalive(&TcpKeepalive::new())?;
+                stream.into_std().map(Accepted::Tcp)
+            }
+            ListenSocket::Unix { listener, .. } => {
+                let (stream, _) = listener.accept().await?;
+                stream.into_std().map(Accepted::Unix)
+            }
+        }
+    }
+}
+
+fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM.nonblocking(),
+        Some(Protocol::TCP),
+    )?;
+    if address.is_ipv6() {
+        // `[::]` means IPv6 only; who wants both lists both.
+        socket.set_only_v6(true)?;
+    }
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.into())
+}
+
+/// Removes the socket file of a server that is no more. One that still answers,
+/// and any other kind of file, is left alone: binding then fails.
+fn remove_stale(path: &Path) -> io::Result<()> {
+    match fs::symlink_metadata(path) {
+        Ok(metadata) if metadata.file_type().is_socket() => {
+            match std::os::unix::net::UnixStream::connect(path) {
+                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                    fs::remove_file(path)
+                }
+                _ => Ok(()),
+            }
+        }
+        _ => Ok(()),
+    }
+}
+
+/// How many clients there may be, over all listeners.
+#[derive(Debug)]
+pub struct Gate {
+    /// Most clients at a time.
+    sessions_max: usize,
+    accepted: AtomicU64,
+    refused: AtomicU64,
+}
+
+impl Gate {
+    /// Lets in at most `sessions_max` clients at a time.
+    pub fn new(sessions_max: usize) -> Self {
+        Self {
+            sessions_max,
+            accepted: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
+        }
+    }
+
+    /// Clients let in since the start.
+    pub fn accepted(&self) -> u64 {
+        self.accepted.load(Ordering::Relaxed)
+    }
+
+    /// Clients turned away because there were too many.
+    pub fn refused(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
+    }
+
+    /// Most clients at a time.
+    pub fn sessions_max(&self) -> usize {
+        self.sessions_max
+    }
+}
+
+/// Accepts clients and hands them to workers until `stop` is cancelled.
+pub async fn accept_all<O: Clone + Send + 'static>(
+    listener: Listener,
+    origin: O,
+    workers: Arc<Workers<O>>,
+    gate: Arc<Gate>,
+    stop: CancellationToken,
+) {
+    // A cancelled accept loses nothing: a connection is taken from the kernel
+    // only when it is returned.
+    while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
+        match accepted {
+            Ok(socket) if workers.sessions() < gate.sessions_max => {
+                gate.accepted.fetch_add(1, Ordering::Relaxed);
+                workers.hand_over(socket, origin.clone()).await;
+            }
+            Ok(socket) => {
+                gate.refused.fetch_add(1, Ordering::Relaxed);
+                tracing::debug!(sessions_max = gate.sessions_max, "too many clients");
+                turn_away(socket).await;
+            }
+            Err(error) if is_about_the_client(&error) => {
+                tracing::debug!(%error, "a client left before it was accepted");
+            }
+            Err(error) => {
+                tracing::warn!(%error, listener = %listener.local, "cannot accept a client");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// Tells a client that there are too many, if it can be told at once.
+async fn turn_away(socket: Accepted) {
+    // A fresh socket takes these few bytes without waiting; a client that is
+    // already gone does not need them.
+    match socket {
+        Accepted::Tcp(stream) => {
+            if let Ok(mut stream) = tokio::net::TcpStream::from_std(stream) {
+                let _ = stream.write(TOO_MANY).await;
+            }
+        }
+        Accepted::Unix(stream) => {
+            if let Ok(mut stream) = tokio::net::UnixStream::from_std(stream) {
+                let _ = stream.write(TOO_MANY).await;
+            }
+        }
+    }
+}
+
+fn is_about_the_client(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::InvalidInput
+            | io::ErrorKind::NotConnected
+            | io::ErrorKind::Interrupted
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_read_as_they_are_written() {
+        let tcp = |host: &str| Address::Tcp {
+            host: host.to_owned(),
+            port: 11211,
+        };
+        assert_eq!(tcp("localhost").to_string(), "localhost:11211");
+        assert_eq!(tcp("::1").to_string(), "[::1]:11211");
+        let unix = Address::Unix(PathBuf::from("/run/mc.sock"));
+        assert_eq!(unix.to_string(), "unix:/run/mc.sock");
+    }
+
+    #[tokio::test]
+    async fn a_stale_socket_file_is_replaced_and_a_live_one_is_not() {
+        let path = std::env::temp_dir().join(format!("ketch-test-{}.sock", std::process::id()));
+        let address = Address::Unix(path.clone());
+        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        let listener = Listener::bind(&address, Some(0o600)).unwrap();
+        let mode = fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        assert!(Listener::bind(&address, None).is_err());
+        drop(listener);
+        assert!(!path.exists());
+    }
+}

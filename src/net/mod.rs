@@ -1,0 +1,11 @@
+//! What every server of bytes needs: listeners, worker threads, buffered
+//! reading, gathered writing. Shared by the proxy and the bundled cache; knows
+//! neither.
+
+pub mod buffers;
+pub mod inbox;
+pub mod listener;
+pub mod outbox;
+pub mod stream;
+pub mod turn;
+pub mod worker;

@@ -1,0 +1,435 @@
+//! Bytes on their way to a peer.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+use std::rc::Rc;
+use std::task::Waker;
+
+use bytes::Bytes;
+use tokio::task::AbortHandle;
+
+use super::buffers;
+use super::stream::WriteHalf;
+use super::turn::Turn;
+
+/// Values at least this large are shared between where they were read and where
+/// they are written; smaller ones are copied, which is cheaper than counting
+/// references to them and writing them as pieces of their own.
+pub const SHARE_BYTES_MIN: usize = 16 * 1024;
+
+/// Pieces written with one system call.
+const PIECES_MAX: usize = 64;
+
+/// Bytes in the order they will be written.
+#[derive(Debug, Default)]
+struct Queue {
+    /// Complete pieces; those written first.
+    pieces: VecDeque<Piece>,
+    /// The piece that small writes are appended to; written last.
+    tail: Vec<u8>,
+    /// Bytes of the first piece that have been written already.
+    written: usize,
+    /// Bytes in all, those written of the first piece not counted.
+    len: usize,
+}
+
+#[derive(Debug)]
+enum Piece {
+    Copied(Vec<u8>),
+    Shared(Bytes),
+}
+
+impl Piece {
+    fn as_slice(&self) -> &[u8] {
+        match self {
+            Self::Copied(bytes) => bytes,
+            Self::Shared(bytes) => bytes,
+        }
+    }
+}
+
+impl Queue {
+    #[inline]
+    fn push(&mut self, bytes: &[u8]) {
+        if self.tail.capacity() == 0 {
+            self.tail = buffers::take();
+        }
+        self.tail.extend_from_slice(bytes);
+        self.len += bytes.len();
+    }
+
+    fn push_shared(&mut self, bytes: Bytes) {
+        if !self.tail.is_empty() {
+            let tail = std::mem::take(&mut self.tail);
+            self.pieces.push_back(Piece::Copied(tail));
+        }
+        self.len += bytes.len();
+        self.pieces.push_back(Piece::Shared(bytes));
+    }
+
+    /// Writes once. Returns how many bytes the socket took.
+    #[inline]
+    fn write(&self, half: &WriteHalf) -> io::Result<usize> {
+        if self.pieces.is_empty() {
+            return half.try_write(self.tail.get(self.written..).unwrap_or_default());
+        }
+        let mut slices = [IoSlice::new(&[]); PIECES_MAX];
+        let pieces = self.pieces.iter().map(Piece::as_slice);
+        let pieces = pieces.chain(std::iter::once(&self.tail[..]));
+        let mut count = 0;
+        for (slot, (at, piece)) in slices.iter_mut().zip(pieces.enumerate()) {
+            let from = if at == 0 { self.written } else { 0 };
+            *slot = IoSlice::new(piece.get(from..).unwrap_or_default());
+            count += 1;
+        }
+        half.try_write_vectored(slices.get(..count).unwrap_or_default())
+    }
+
+    /// Forgets the first `count` bytes.
+    #[inline]
+    fn advance(&mut self, count: usize) {
+        self.len = self.len.saturating_sub(count);
+        self.written += count;
+        while let Some(first) = self.pieces.front() {
+            let size = first.as_slice().len();
+            if self.written < size {
+                return;
+            }
+            self.written -= size;
+            if let Some(Piece::Copied(buffer)) = self.pieces.pop_front() {
+                buffers::give(buffer);
+            }
+        }
+        if self.written >= self.tail.len() {
+            self.written = 0;
+            buffers::give(std::mem::take(&mut self.tail));
+        }
+    }
+
+    fn clear(&mut self) {
+        self.advance(self.len);
+        // A queue that was once long need not stay so.
+        self.pieces.shrink_to(4);
+    }
+}
+
+/// What stands between an outbox and its peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// Bytes go out with the next turn.
+    Open,
+    /// The socket is full; a task of its own waits for room.
+    Blocked,
+    /// No socket: bytes are kept until one is attached.
+    Detached,
+    /// The peer is gone: bytes are dropped.
+    Dead,
+}
+
+/// The writing side of one connection.
+///
+/// Bytes queued here leave with the next flush of the worker's [`Turn`].
+#[derive(Debug)]
+pub struct Outbox {
+    turn: Rc<Turn>,
+    half: RefCell<Option<Rc<WriteHalf>>>,
+    queue: RefCell<Queue>,
+    state: Cell<State>,
+    marked: Cell<bool>,
+    /// Bytes handed to the socket since the outbox was made, over all sockets.
+    sent: Cell<u64>,
+    /// The task that waits for room in the socket; it holds the socket open and
+    /// is stopped when the socket is taken away.
+    room: RefCell<Option<AbortHandle>>,
+    /// Woken when the queue has become short again or the peer is gone.
+    waiting: RefCell<Option<(usize, Waker)>>,
+}
+
+impl Outbox {
+    /// An outbox that writes to `half`.
+    pub fn new(turn: Rc<Turn>, half: WriteHalf) -> Rc<Self> {
+        let outbox = Self::detached(turn);
+        outbox.half.replace(Some(Rc::new(half)));
+        outbox.state.set(State::Open);
+        outbox
+    }
+
+    /// An outbox that keeps its bytes until a socket is attached.
+    pub fn detached(turn: Rc<Turn>) -> Rc<Self> {
+        Rc::new(Self {
+            turn,
+            half: RefCell::new(None),
+            queue: RefCell::default(),
+            state: Cell::new(State::Detached),
+            marked: Cell::new(false),
+            sent: Cell::new(0),
+            room: RefCell::new(None),
+            waiting: RefCell::new(None),
+        })
+    }
+
+    /// Gives a detached outbox its socket; what has been queued goes out with
+    /// the next turn.
+    pub fn attach(self: &Rc<Self>, half: WriteHalf) {
+        self.half.replace(Some(Rc::new(half)));
+        self.state.set(State::Open);
+        if !self.is_empty() {
+            self.mark();
+        }
+    }
+
+    /// Takes the socket away and closes its sending side; queued bytes stay.
+    pub fn detach(&self) {
+        self.drop_half();
+        self.state.set(State::Detached);
+    }
+
+    fn drop_half(&self) {
+        self.half.replace(None);
+        if let Some(room) = self.room.take() {
+            room.abort();
+        }
+    }
+
+    /// Queues a copy of `bytes`. The caller marks the outbox when it is done.
+    #[inline]
+    pub fn push(&self, bytes: &[u8]) {
+        if self.state.get() != State::Dead {
+            self.queue.borrow_mut().push(bytes);
+        }
+    }
+
+    /// Queues several copies at once.
+    #[inline]
+    pub fn push_all(&self, pieces: &[&[u8]]) {
+        if self.state.get() != State::Dead {
+            let mut queue = self.queue.borrow_mut();
+            for piece in pieces.iter().filter(|piece| !piece.is_empty()) {
+                queue.push(piece);
+            }
+        }
+    }
+
+    /// Queues `bytes` without copying them.
+    pub fn push_shared(&self, bytes: Bytes) {
+        if self.state.get() != State::Dead {
+            self.queue.borrow_mut().push_shared(bytes);
+        }
+    }
+
+    /// Bytes queued and not yet taken by the socket.
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.queue.borrow().len
+    }
+
+    /// Whether nothing is queued.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Bytes that sockets have taken since the outbox was made.
+    #[inline]
+    pub fn sent(&self) -> u64 {
+        self.sent.get()
+    }
+
+    /// Whether the peer is gone.
+    #[inline]
+    pub fn is_dead(&self) -> bool {
+        self.state.get() == State::Dead
+    }
+
+    /// Forgets the next `count` queued bytes as if they had been sent: they
+    /// belong to requests that nobody waits for any more.
+    pub fn skip(&self, count: usize) {
+        self.queue.borrow_mut().advance(count);
+        self.sent.set(self.sent.get().wrapping_add(to_u64(count)));
+    }
+
+    /// Sees to it that what is queued is written at the end of this turn.
+    #[inline]
+    pub fn mark(self: &Rc<Self>) {
+        if self.state.get() == State::Open && !self.marked.replace(true) {
+            self.turn.mark(Rc::clone(self));
+        }
+    }
+
+    /// Wakes `waker` once, when no more than `len` bytes are queued or the peer
+    /// is gone. A later call takes the place of an earlier one.
+    pub fn wake_at(&self, len: usize, waker: Waker) {
+        self.waiting.replace(Some((len, waker)));
+    }
+
+    fn wake_if_short(&self) {
+        let mut waiting = self.waiting.borrow_mut();
+        if let Some((len, _)) = &*waiting
+            && (self.len() <= *len || self.is_dead())
+            && let Some((_, waker)) = waiting.take()
+        {
+            waker.wake();
+        }
+    }
+
+    /// Drops what is queued and whatever is pushed from now on.
+    pub fn kill(&self) {
+        self.state.set(State::Dead);
+        self.drop_half();
+        self.queue.borrow_mut().clear();
+        self.wake_if_short();
+    }
+
+    /// Writes until the queue is empty or the socket full.
+    pub(super) fn flush(self: &Rc<Self>) {
+        self.marked.set(false);
+        if self.state.get() != State::Open {
+            return;
+        }
+        let Some(half) = self.half.borrow().clone() else {
+            return;
+        };
+        match self.write_out(&half) {
+            Ok(()) => self.wake_if_short(),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.state.set(State::Blocked);
+                self.wake_if_short();
+                let task = tokio::task::spawn_local(Rc::clone(self).wait_for_room(half));
+                self.room.replace(Some(task.abort_handle()));
+            }
+            Err(_) => self.kill(),
+        }
+    }
+
+    #[inline]
+    fn write_out(&self, half: &WriteHalf) -> io::Result<()> {
+        let mut queue = self.queue.borrow_mut();
+        while queue.len > 0 {
+            let count = queue.write(half)?;
+            queue.advance(count);
+            self.sent.set(self.sent.get().wrapping_add(to_u64(count)));
+        }
+        Ok(())
+    }
+
+    async fn wait_for_room(self: Rc<Self>, half: Rc<WriteHalf>) {
+        loop {
+            let ready = half.writable().await;
+            match ready.and_then(|()| self.write_out(&half)) {
+                Ok(()) => {
+                    self.state.set(State::Open);
+                    self.room.replace(None);
+                    self.wake_if_short();
+                    return;
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.wake_if_short(),
+                Err(_) => return self.kill(),
+            }
+        }
+    }
+}
+
+fn to_u64(count: usize) -> u64 {
+    u64::try_from(count).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::stream::Stream;
+    use tokio::io::AsyncReadExt;
+    use tokio::net::UnixStream;
+
+    fn pair() -> (Rc<Turn>, Rc<Outbox>, UnixStream) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let (_, write) = Stream::Unix(ours).into_split();
+        let turn = Rc::new(Turn::default());
+        let outbox = Outbox::new(Rc::clone(&turn), write);
+        (turn, outbox, theirs)
+    }
+
+    async fn local<F: Future>(future: F) -> F::Output {
+        tokio::task::LocalSet::new().run_until(future).await
+    }
+
+    #[tokio::test]
+    async fn what_is_queued_arrives_in_order() {
+        local(async {
+            let (turn, outbox, mut peer) = pair();
+            tokio::task::spawn_local(turn.run());
+            outbox.push(b"one ");
+            outbox.push_shared(Bytes::from_static(b"two "));
+            outbox.push_all(&[b"three ", b"", b"four"]);
+            assert_eq!(outbox.len(), 18);
+            outbox.mark();
+            outbox.mark();
+            let mut got = [0; 18];
+            peer.read_exact(&mut got).await.unwrap();
+            assert_eq!(&got, b"one two three four");
+            assert!(outbox.is_empty());
+            assert_eq!(outbox.sent(), 18);
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn a_full_socket_is_waited_for() {
+        local(async {
+            let (turn, outbox, mut peer) = pair();
+            tokio::task::spawn_local(turn.run());
+            let large = Bytes::from(vec![7u8; 4 << 20]);
+            outbox.push(b"x");
+            outbox.push_shared(large.clone());
+            outbox.push(b"y");
+            outbox.mark();
+            let mut got = vec![0; large.len() + 2];
+            peer.read_exact(&mut got).await.unwrap();
+            assert_eq!((got[0], got[got.len() - 1]), (b'x', b'y'));
+            assert!(got[1..got.len() - 1] == large[..]);
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn a_detached_outbox_keeps_its_bytes_for_the_next_socket() {
+        local(async {
+            let turn = Rc::new(Turn::default());
+            tokio::task::spawn_local(Rc::clone(&turn).run());
+            let outbox = Outbox::detached(turn);
+            outbox.push(b"gone kept");
+            outbox.mark();
+            tokio::task::yield_now().await;
+            outbox.skip(5);
+            let (ours, mut theirs) = UnixStream::pair().unwrap();
+            outbox.attach(Stream::Unix(ours).into_split().1);
+            let mut got = [0; 4];
+            theirs.read_exact(&mut got).await.unwrap();
+            assert_eq!(&got, b"kept");
+            assert_eq!(outbox.sent(), 9);
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn nothing_is_kept_for_a_peer_that_is_gone() {
+        local(async {
+            let (turn, outbox, peer) = pair();
+            tokio::task::spawn_local(turn.run());
+            drop(peer);
+            outbox.push(&[0; 1000]);
+            outbox.mark();
+            let waiter = std::future::poll_fn(|cx| {
+                if outbox.is_dead() {
+                    return std::task::Poll::Ready(());
+                }
+                outbox.wake_at(0, cx.waker().clone());
+                std::task::Poll::Pending
+            });
+            waiter.await;
+            outbox.push(b"more");
+            assert!(outbox.is_empty());
+        })
+        .await;
+    }
+}

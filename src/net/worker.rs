@@ -1,0 +1,164 @@
+//! Worker threads: each with a runtime of its own, sharing nothing with the
+//! others.
+
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+
+use tokio::net::{TcpStream, UnixStream};
+use tokio::sync::mpsc;
+use tokio::task::LocalSet;
+use tokio_util::sync::CancellationToken;
+
+use super::stream::Stream;
+
+/// Connections accepted and not yet picked up by their worker. A worker picks
+/// them up every turn; where it does not, it is overloaded and new connections
+/// wait in the listener's backlog instead.
+const HANDOVER_MAX: usize = 1024;
+
+/// A connection on its way from the listener to a worker.
+#[derive(Debug)]
+pub enum Accepted {
+    /// Over TCP.
+    Tcp(std::net::TcpStream),
+    /// Over a Unix socket.
+    Unix(std::os::unix::net::UnixStream),
+}
+
+impl Accepted {
+    fn into_stream(self) -> io::Result<Stream> {
+        Ok(match self {
+            Self::Tcp(stream) => Stream::Tcp(TcpStream::from_std(stream)?),
+            Self::Unix(stream) => Stream::Unix(UnixStream::from_std(stream)?),
+        })
+    }
+}
+
+/// What a worker does with its connections. Lives in the worker's thread.
+pub trait Handler: 'static {
+    /// Which listener a connection came from.
+    type Origin: Send + 'static;
+
+    /// Serves one connection to its end.
+    fn serve(self: Rc<Self>, stream: Stream, origin: Self::Origin) -> impl Future<Output = ()>;
+
+    /// Runs beside the connections, until the worker ends.
+    fn background(self: Rc<Self>) -> impl Future<Output = ()>;
+}
+
+/// The listener's side of one worker.
+#[derive(Debug)]
+struct Worker<O> {
+    hand_over: mpsc::Sender<(Accepted, O)>,
+    sessions: Arc<AtomicUsize>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// A fixed number of worker threads.
+#[derive(Debug)]
+pub struct Workers<O> {
+    workers: Vec<Worker<O>>,
+    stop: CancellationToken,
+}
+
+impl<O: Send + 'static> Workers<O> {
+    /// Starts `count` threads named `name`-0, `name`-1, ... Each makes its handler
+    /// by calling `make` with its number.
+    ///
+    /// # Errors
+    ///
+    /// If a thread or its runtime cannot be made.
+    pub fn start<H>(
+        count: usize,
+        name: &str,
+        make: impl Fn(usize) -> H + Clone + Send + 'static,
+    ) -> io::Result<Self>
+    where
+        H: Handler<Origin = O>,
+    {
+        let stop = CancellationToken::new();
+        let workers = (0..count.max(1))
+            .map(|index| {
+                let (hand_over, accepted) = mpsc::channel(HANDOVER_MAX);
+                let sessions = Arc::new(AtomicUsize::new(0));
+                let runtime = tokio::runtime::Builder::new_current_thread()
+                    .enable_all()
+                    .build()?;
+                let (make, stop, count) = (make.clone(), stop.clone(), Arc::clone(&sessions));
+                let thread = std::thread::Builder::new()
+                    .name(format!("{name}-{index}"))
+                    .spawn(move || {
+                        let local = LocalSet::new();
+                        let handler = Rc::new(make(index));
+                        local.block_on(&runtime, run(handler, accepted, count, stop));
+                    })?;
+                Ok(Worker {
+                    hand_over,
+                    sessions,
+                    thread: Some(thread),
+                })
+            })
+            .collect::<io::Result<Vec<_>>>()?;
+        Ok(Self { workers, stop })
+    }
+
+    /// Connections that all workers serve now.
+    pub fn sessions(&self) -> usize {
+        self.workers
+            .iter()
+            .map(|worker| worker.sessions.load(Ordering::Relaxed))
+            .sum()
+    }
+
+    /// Hands a connection to the worker that serves the fewest. Waits while that
+    /// one is too busy to take it.
+    pub async fn hand_over(&self, accepted: Accepted, origin: O) {
+        let fewest = self
+            .workers
+            .iter()
+            .min_by_key(|worker| worker.sessions.load(Ordering::Relaxed));
+        if let Some(worker) = fewest {
+            worker.sessions.fetch_add(1, Ordering::Relaxed);
+            if worker.hand_over.send((accepted, origin)).await.is_err() {
+                worker.sessions.fetch_sub(1, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Ends all threads, with whatever they were doing, and waits for them.
+    pub fn stop(mut self) {
+        self.stop.cancel();
+        for worker in &mut self.workers {
+            if let Some(thread) = worker.thread.take()
+                && thread.join().is_err()
+            {
+                tracing::error!("a worker thread has panicked");
+            }
+        }
+    }
+}
+
+async fn run<H: Handler>(
+    handler: Rc<H>,
+    mut accepted: mpsc::Receiver<(Accepted, H::Origin)>,
+    sessions: Arc<AtomicUsize>,
+    stop: CancellationToken,
+) {
+    tokio::task::spawn_local(Rc::clone(&handler).background());
+    // A cancelled receive loses nothing: `recv` takes a connection only when it
+    // returns it, and those not taken are closed with the channel.
+    while let Some(Some((socket, origin))) = stop.run_until_cancelled(accepted.recv()).await {
+        let handler = Rc::clone(&handler);
+        let sessions = Arc::clone(&sessions);
+        tokio::task::spawn_local(async move {
+            match socket.into_stream() {
+                Ok(stream) => handler.serve(stream, origin).await,
+                Err(error) => tracing::warn!(%error, "cannot serve a new connection"),
+            }
+            sessions.fetch_sub(1, Ordering::Relaxed);
+        });
+    }
+}
