@@ -106,12 +106,6 @@ impl Queue {
             buffers::give(std::mem::take(&mut self.tail));
         }
     }
-
-    fn clear(&mut self) {
-        self.advance(self.len);
-        // A queue that was once long need not stay so.
-        self.pieces.shrink_to(4);
-    }
 }
 
 /// What stands between an outbox and its peer.
@@ -123,8 +117,8 @@ enum State {
     Blocked,
     /// No socket: bytes are kept until one is attached.
     Detached,
-    /// The peer is gone: bytes are dropped.
-    Dead,
+    /// The socket has broken. As detached, and its owner has been woken.
+    Broken,
 }
 
 /// The writing side of one connection.
@@ -142,8 +136,11 @@ pub struct Outbox {
     /// The task that waits for room in the socket; it holds the socket open and
     /// is stopped when the socket is taken away.
     room: RefCell<Option<AbortHandle>>,
-    /// Woken when the queue has become short again or the peer is gone.
-    waiting: RefCell<Option<(usize, Waker)>>,
+    /// The task that owns the connection: woken when the socket breaks, and when
+    /// the queue has become as short as it asked for.
+    owner: RefCell<Option<Waker>>,
+    /// How short the queue must be for the owner to be woken, if it wants to be.
+    short: Cell<Option<usize>>,
 }
 
 impl Outbox {
@@ -165,7 +162,8 @@ impl Outbox {
             marked: Cell::new(false),
             sent: Cell::new(0),
             room: RefCell::new(None),
-            waiting: RefCell::new(None),
+            owner: RefCell::new(None),
+            short: Cell::new(None),
         })
     }
 
@@ -195,27 +193,21 @@ impl Outbox {
     /// Queues a copy of `bytes`. The caller marks the outbox when it is done.
     #[inline]
     pub fn push(&self, bytes: &[u8]) {
-        if self.state.get() != State::Dead {
-            self.queue.borrow_mut().push(bytes);
-        }
+        self.queue.borrow_mut().push(bytes);
     }
 
     /// Queues several copies at once.
     #[inline]
     pub fn push_all(&self, pieces: &[&[u8]]) {
-        if self.state.get() != State::Dead {
-            let mut queue = self.queue.borrow_mut();
-            for piece in pieces.iter().filter(|piece| !piece.is_empty()) {
-                queue.push(piece);
-            }
+        let mut queue = self.queue.borrow_mut();
+        for piece in pieces.iter().filter(|piece| !piece.is_empty()) {
+            queue.push(piece);
         }
     }
 
     /// Queues `bytes` without copying them.
     pub fn push_shared(&self, bytes: Bytes) {
-        if self.state.get() != State::Dead {
-            self.queue.borrow_mut().push_shared(bytes);
-        }
+        self.queue.borrow_mut().push_shared(bytes);
     }
 
     /// Bytes queued and not yet taken by the socket.
@@ -236,10 +228,10 @@ impl Outbox {
         self.sent.get()
     }
 
-    /// Whether the peer is gone.
+    /// Whether the socket has broken.
     #[inline]
-    pub fn is_dead(&self) -> bool {
-        self.state.get() == State::Dead
+    pub fn is_broken(&self) -> bool {
+        self.state.get() == State::Broken
     }
 
     /// Forgets the next `count` queued bytes as if they had been sent: they
@@ -257,28 +249,39 @@ impl Outbox {
         }
     }
 
-    /// Wakes `waker` once, when no more than `len` bytes are queued or the peer
-    /// is gone. A later call takes the place of an earlier one.
-    pub fn wake_at(&self, len: usize, waker: Waker) {
-        self.waiting.replace(Some((len, waker)));
-    }
-
-    fn wake_if_short(&self) {
-        let mut waiting = self.waiting.borrow_mut();
-        if let Some((len, _)) = &*waiting
-            && (self.len() <= *len || self.is_dead())
-            && let Some((_, waker)) = waiting.take()
-        {
-            waker.wake();
+    /// Names the task that is woken when the socket breaks.
+    #[inline]
+    pub fn set_owner(&self, waker: &Waker) {
+        let mut owner = self.owner.borrow_mut();
+        if !owner.as_ref().is_some_and(|known| known.will_wake(waker)) {
+            *owner = Some(waker.clone());
         }
     }
 
-    /// Drops what is queued and whatever is pushed from now on.
-    pub fn kill(&self) {
-        self.state.set(State::Dead);
+    /// Wakes the owner once when no more than `len` bytes are queued.
+    pub fn wake_at(&self, len: usize) {
+        self.short.set(Some(len));
+    }
+
+    /// Wakes the owner.
+    pub fn wake_owner(&self) {
+        if let Some(owner) = &*self.owner.borrow() {
+            owner.wake_by_ref();
+        }
+    }
+
+    #[inline]
+    fn wake_if_short(&self) {
+        if self.short.get().is_some_and(|len| self.len() <= len) {
+            self.short.set(None);
+            self.wake_owner();
+        }
+    }
+
+    fn break_down(&self) {
         self.drop_half();
-        self.queue.borrow_mut().clear();
-        self.wake_if_short();
+        self.state.set(State::Broken);
+        self.wake_owner();
     }
 
     /// Writes until the queue is empty or the socket full.
@@ -298,7 +301,7 @@ impl Outbox {
                 let task = tokio::task::spawn_local(Rc::clone(self).wait_for_room(half));
                 self.room.replace(Some(task.abort_handle()));
             }
-            Err(_) => self.kill(),
+            Err(_) => self.break_down(),
         }
     }
 
@@ -324,7 +327,7 @@ impl Outbox {
                     return;
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.wake_if_short(),
-                Err(_) => return self.kill(),
+                Err(_) => return self.break_down(),
             }
         }
     }
@@ -412,23 +415,47 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nothing_is_kept_for_a_peer_that_is_gone() {
+    async fn the_owner_learns_that_the_socket_has_broken() {
         local(async {
             let (turn, outbox, peer) = pair();
             tokio::task::spawn_local(turn.run());
             drop(peer);
             outbox.push(&[0; 1000]);
             outbox.mark();
-            let waiter = std::future::poll_fn(|cx| {
-                if outbox.is_dead() {
-                    return std::task::Poll::Ready(());
+            std::future::poll_fn(|cx| {
+                outbox.set_owner(cx.waker());
+                if outbox.is_broken() {
+                    std::task::Poll::Ready(())
+                } else {
+                    std::task::Poll::Pending
                 }
-                outbox.wake_at(0, cx.waker().clone());
-                std::task::Poll::Pending
+            })
+            .await;
+            // What the next socket may still carry is there.
+            assert_eq!(outbox.len(), 1000);
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn the_owner_is_woken_when_the_queue_is_short() {
+        local(async {
+            let (turn, outbox, mut peer) = pair();
+            tokio::task::spawn_local(turn.run());
+            outbox.push(&vec![0; 1 << 20]);
+            outbox.mark();
+            outbox.wake_at(1000);
+            let waiter = std::future::poll_fn(|cx| {
+                outbox.set_owner(cx.waker());
+                if outbox.len() <= 1000 {
+                    std::task::Poll::Ready(())
+                } else {
+                    std::task::Poll::Pending
+                }
             });
-            waiter.await;
-            outbox.push(b"more");
-            assert!(outbox.is_empty());
+            let mut got = vec![0; 1 << 20];
+            let (_, read) = tokio::join!(waiter, peer.read_exact(&mut got));
+            read.unwrap();
         })
         .await;
     }

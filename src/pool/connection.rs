@@ -1,0 +1,620 @@
+//! One worker's connection to one server.
+//!
+//! Requests are appended to the write queue and wait in a FIFO for their
+//! replies; the server answers in the order asked. The invariant on which
+//! everything rests: the bytes a reader has not consumed yet begin with the
+//! reply to the request at the front of the FIFO. Whenever that is in doubt the
+//! connection is closed.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
+
+use bytes::Bytes;
+use tokio::sync::Notify;
+
+use super::backoff::Backoff;
+use super::deadlines::Deadlines;
+use super::dial::dial;
+use super::failure::Failure;
+use super::server::{Place, Server, ServerStats};
+use crate::clock::{self, Moment};
+use crate::net::inbox::{Batch, Consumed, Inbox};
+use crate::net::outbox::{Outbox, SHARE_BYTES_MIN};
+use crate::net::stream::ReadHalf;
+use crate::net::turn::Turn;
+use crate::protocol::reply::{self, Outcome, Part, Shape};
+use crate::protocol::request::Wire;
+
+/// Waits between attempts to connect while the server is not ejected: short, for
+/// requests are waiting; growing, for a server that accepts connections only to
+/// close them must not be hammered.
+const RECONNECT: Backoff = Backoff {
+    first: std::time::Duration::from_millis(5),
+    max: std::time::Duration::from_secs(1),
+    factor: 2.0,
+    jitter: 0.1,
+};
+
+/// What an asker is told.
+#[derive(Debug)]
+pub enum Reply<'a> {
+    /// The whole reply.
+    Whole {
+        /// As the server sent it.
+        bytes: &'a [u8],
+        /// The owner of `bytes`, if they may be shared instead of copied.
+        owner: Option<&'a Bytes>,
+        /// What it says.
+        outcome: Outcome,
+    },
+    /// One `VALUE` block of a reply that goes on.
+    Block {
+        /// As the server sent it, with the line end after the data.
+        bytes: &'a [u8],
+        /// The owner of `bytes`, if they may be shared instead of copied.
+        owner: Option<&'a Bytes>,
+    },
+    /// There will be no reply, or no more of it.
+    Failed {
+        /// The server's name.
+        server: &'a str,
+        /// Why.
+        failure: Failure,
+    },
+}
+
+/// Whether a reply can be what was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It can.
+    Fits,
+    /// It cannot: the connection is out of step.
+    Misfit,
+}
+
+/// Somebody who waits for replies.
+///
+/// Called while a connection deals with what it has read: an asker may write to
+/// its client and wake tasks, but must not ask again from within.
+pub trait Asker {
+    /// Takes the reply, or a part of it, to the request asked with `token`.
+    ///
+    /// Called with any number of [`Reply::Block`] and then exactly once with
+    /// one of the others.
+    fn reply(&self, token: u64, reply: Reply<'_>) -> Verdict;
+}
+
+/// One request for a server.
+#[derive(Clone, Copy, Debug)]
+pub struct Ask<'a> {
+    /// Its bytes, in a form that is answered.
+    pub wire: Wire<'a>,
+    /// The owner of those bytes, if they may be shared instead of copied.
+    pub owner: Option<&'a Bytes>,
+    /// Which replies it can have.
+    pub shape: Shape,
+    /// [`reply::fingerprint`] of what the reply must name, or 0. For
+    /// [`Shape::Values`] the number of keys.
+    pub expected: u64,
+}
+
+/// A request in flight.
+struct Waiter {
+    /// Nobody any more once it has timed out; the reply is then dropped.
+    asker: Option<Rc<dyn Asker>>,
+    token: u64,
+    shape: Shape,
+    expected: u64,
+    asked: Moment,
+    /// The end of its bytes in the stream of all bytes ever queued.
+    end: u64,
+}
+
+/// Where a connection stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// No socket and no attempt to get one.
+    Idle,
+    /// An attempt is under way or will be made soon.
+    Connecting,
+    /// Requests flow.
+    Up,
+    /// The server has left the pool.
+    Removed,
+}
+
+/// One worker's connection to one server, made anew as often as it breaks.
+pub struct Connection {
+    server: Arc<Server>,
+    stats: Arc<ServerStats>,
+    outbox: Rc<Outbox>,
+    waiting: RefCell<VecDeque<Waiter>>,
+    /// How many at the front of `waiting` have timed out.
+    late: Cell<usize>,
+    /// Where the bytes of the front of `waiting` begin in the stream of all bytes
+    /// ever queued.
+    front_start: Cell<u64>,
+    /// Blocks that the request at the front of `waiting` has got already.
+    front_blocks: Cell<u64>,
+    stage: Cell<Stage>,
+    /// Why the reader has to stop, set by whoever finds out.
+    broken: Cell<Option<Failure>>,
+    wanted: Notify,
+    deadlines: Rc<Deadlines>,
+}
+
+impl std::fmt::Debug for Connection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Connection")
+            .field("server", &self.server.name)
+            .field("stage", &self.stage.get())
+            .field("in_flight", &self.waiting.borrow().len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Asking.
+impl Connection {
+    /// A connection that is made when it is first needed, or at once if the
+    /// server's settings say so. The caller spawns [`Self::run`].
+    pub fn new(server: Arc<Server>, turn: &Rc<Turn>, deadlines: &Rc<Deadlines>) -> Rc<Self> {
+        let stats = server.new_stats();
+        let connection = Rc::new(Self {
+            server,
+            stats,
+            outbox: Outbox::detached(Rc::clone(turn)),
+            waiting: RefCell::default(),
+            late: Cell::new(0),
+            front_start: Cell::new(0),
+            front_blocks: Cell::new(0),
+            stage: Cell::new(Stage::Idle),
+            broken: Cell::new(None),
+            wanted: Notify::new(),
+            deadlines: Rc::clone(deadlines),
+        });
+        deadlines.watch(Rc::downgrade(&connection));
+        connection
+    }
+
+    /// The server at the other end.
+    pub fn server(&self) -> &Arc<Server> {
+        &self.server
+    }
+
+    /// Whether a request may be queued now. One that is admitted must be
+    /// completed with [`Self::expect`] before anybody else asks.
+    ///
+    /// # Errors
+    ///
+    /// The failure to tell the client: the server is ejected, or a bound is
+    /// reached.
+    #[inline]
+    pub fn admit(&self) -> Result<(), Failure> {
+        let settings = &self.server.settings;
+        let refused = if !self.server.health.is_active() {
+            Failure::Ejected
+        } else if self.waiting.borrow().len() >= settings.in_flight_max
+            || self.outbox.len() >= settings.queue_bytes_max
+        {
+            Failure::QueueFull
+        } else {
+            match self.stage.get() {
+                Stage::Up | Stage::Connecting => return Ok(()),
+                Stage::Idle => {
+                    self.wanted.notify_one();
+                    return Ok(());
+                }
+                Stage::Removed => Failure::Removed,
+            }
+        };
+        self.stats.failed(refused);
+        Err(refused)
+    }
+
+    /// The write queue, for the bytes of an admitted request.
+    #[inline]
+    pub fn outbox(&self) -> &Outbox {
+        &self.outbox
+    }
+
+    /// Completes an admitted request whose bytes have been queued: `asker` will
+    /// be told the reply.
+    #[inline]
+    pub fn expect(
+        &self,
+        shape: Shape,
+        expected: u64,
+        asker: Rc<dyn Asker>,
+        token: u64,
+        now: Moment,
+    ) {
+        let mut waiting = self.waiting.borrow_mut();
+        if waiting.len() == self.late.get() {
+            self.deadlines.arm(now.after(self.server.settings.timeout));
+        }
+        waiting.push_back(Waiter {
+            asker: Some(asker),
+            token,
+            shape,
+            expected,
+            asked: now,
+            end: self.outbox.sent().wrapping_add(to_u64(self.outbox.len())),
+        });
+        self.stats.requests.increment();
+        self.stats.in_flight.set(to_u64(waiting.len()));
+        self.outbox.mark();
+    }
+
+    /// Queues a request.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::admit`].
+    #[inline]
+    pub fn ask(
+        &self,
+        ask: Ask<'_>,
+        asker: Rc<dyn Asker>,
+        token: u64,
+        now: Moment,
+    ) -> Result<(), Failure> {
+        self.admit()?;
+        let [a, b, c] = ask.wire.line;
+        match ask.owner {
+            Some(owner) if ask.wire.block.len() >= SHARE_BYTES_MIN => {
+                self.outbox.push_all(&[a, b, c]);
+                self.outbox.push_shared(owner.slice_ref(ask.wire.block));
+            }
+            _ => self.outbox.push_all(&[a, b, c, ask.wire.block]),
+        }
+        self.expect(ask.shape, ask.expected, asker, token, now);
+        Ok(())
+    }
+
+    /// Takes the server out of service: what is in flight fails, and so does
+    /// whatever is asked from now on. The caller aborts [`Self::run`].
+    pub fn close(&self) {
+        self.stage.set(Stage::Removed);
+        self.outbox.detach();
+        self.stats.connected.set(0);
+        self.fail_all(Failure::Removed);
+    }
+}
+
+/// Connecting.
+impl Connection {
+    /// Makes the connection, reads replies, and makes it again when it breaks,
+    /// for ever. Whoever spawns it aborts it.
+    pub async fn run(self: Rc<Self>) {
+        let Place::Remote(address) = &self.server.place else {
+            return;
+        };
+        let settings = &self.server.settings;
+        // Attempts in a row that led to nothing.
+        let mut attempts = 0;
+        let mut eager = settings.preconnect;
+        loop {
+            if !eager && self.waiting.borrow().is_empty() {
+                self.stage.set(Stage::Idle);
+                self.wanted.notified().await;
+            }
+            eager = false;
+            if !self.server.health.is_active() {
+                self.fail_all(Failure::Ejected);
+                self.server.health.wait_until(true).await;
+                (attempts, eager) = (0, settings.preconnect);
+                continue;
+            }
+            self.stage.set(Stage::Connecting);
+            if attempts > 0 {
+                let wait = RECONNECT.wait(attempts - 1, fastrand::f64());
+                tokio::time::sleep(wait).await;
+            }
+            let failure = match dial(address, settings.connect_timeout).await {
+                Ok(stream) => {
+                    let (mut read, write) = stream.into_split();
+                    self.come_up();
+                    self.outbox.attach(write);
+                    let received = self.stats.bytes_received.get();
+                    let failure = self.read_replies(&mut read).await;
+                    let useful = self.stats.bytes_received.get() != received;
+                    // A clean end after idling is no reason to wait.
+                    attempts = if useful || failure.is_none() {
+                        0
+                    } else {
+                        attempts + 1
+                    };
+                    self.outbox.detach();
+                    self.stats.connected.set(0);
+                    failure
+                }
+                Err(failure) => {
+                    attempts += 1;
+                    self.stats.connect_failures.increment();
+                    Some(failure)
+                }
+            };
+            self.stage.set(Stage::Idle);
+            if let Some(failure) = failure {
+                self.settle(failure);
+            }
+        }
+    }
+
+    fn come_up(&self) {
+        self.stage.set(Stage::Up);
+        self.broken.set(None);
+        self.stats.connects.increment();
+        self.stats.connected.set(1);
+        tracing::debug!(server = %self.server.name, "connected");
+        self.forget_unsent();
+    }
+
+    /// After a broken connection or a failed attempt: fails what cannot be
+    /// completed any more.
+    fn settle(&self, failure: Failure) {
+        let now = clock::now();
+        tracing::debug!(server = %self.server.name, cause = failure.name(), "connection lost");
+        // Requests of which some byte has been sent may have been carried out.
+        let sent = self.outbox.sent();
+        while self.front_start.get() < sent && self.fail_front(failure) {}
+        // The rest of one that was cut in two must not follow on the next
+        // connection.
+        let cut = self.front_start.get().saturating_sub(sent);
+        self.outbox.skip(usize::try_from(cut).unwrap_or(usize::MAX));
+        self.server.health.failed(failure, now);
+        if !self.server.health.is_active() {
+            self.fail_all(failure);
+        }
+    }
+
+    /// Fails everything in flight and forgets what has not been sent.
+    fn fail_all(&self, failure: Failure) {
+        while self.fail_front(failure) {}
+        self.outbox.skip(self.outbox.len());
+        self.front_start.set(self.outbox.sent());
+    }
+
+    /// Fails the request at the front; says whether there was one.
+    fn fail_front(&self, failure: Failure) -> bool {
+        match self.pop() {
+            Some(waiter) => {
+                self.fail(waiter.asker, waiter.token, failure);
+                true
+            }
+            None => false,
+        }
+    }
+
+    fn fail(&self, asker: Option<Rc<dyn Asker>>, token: u64, failure: Failure) {
+        if let Some(asker) = asker {
+            self.stats.failed(failure);
+            asker.reply(
+                token,
+                Reply::Failed {
+                    server: &self.server.name,
+                    failure,
+                },
+            );
+        }
+    }
+
+    /// Takes the request at the front out of the FIFO.
+    fn pop(&self) -> Option<Waiter> {
+        let mut waiting = self.waiting.borrow_mut();
+        let waiter = waiting.pop_front()?;
+        self.front_start.set(waiter.end);
+        self.front_blocks.set(0);
+        self.late.set(self.late.get().saturating_sub(1));
+        self.stats.in_flight.set(to_u64(waiting.len()));
+        Some(waiter)
+    }
+}
+
+/// Reading.
+impl Connection {
+    /// Reads until the connection ends. Returns why, `None` for a clean end while
+    /// the server owed nothing.
+    async fn read_replies(&self, read: &mut ReadHalf) -> Option<Failure> {
+        let mut inbox = Inbox::default();
+        std::future::poll_fn(|cx| {
+            loop {
+                if let Some(failure) = self.broken.take() {
+                    return Poll::Ready(Some(failure));
+                }
+                self.outbox.set_owner(cx.waker());
+                if self.outbox.is_broken() {
+                    return Poll::Ready(Some(Failure::Closed));
+                }
+                let read_once = inbox.poll_read(cx, read, |batch| self.take_replies(&batch));
+                match std::task::ready!(read_once) {
+                    Ok(true) => {}
+                    // It owes nothing, so closing is its right.
+                    Ok(false) | Err(_) if self.front_start.get() >= self.outbox.sent() => {
+                        return Poll::Ready(None);
+                    }
+                    Ok(false) | Err(_) => return Poll::Ready(Some(Failure::Closed)),
+                }
+            }
+        })
+        .await
+    }
+
+    /// Makes the reader stop.
+    fn break_off(&self, failure: Failure) {
+        self.broken.set(Some(failure));
+        self.outbox.wake_owner();
+    }
+
+    /// Takes every complete reply out of what has been read.
+    fn take_replies(&self, batch: &Batch<'_>) -> Consumed {
+        let now = clock::now();
+        let mut used = 0;
+        let mut answered = false;
+        let need = loop {
+            let rest = batch.bytes.get(used..).unwrap_or_default();
+            if rest.is_empty() {
+                break 0;
+            }
+            let front = self
+                .waiting
+                .borrow()
+                .front()
+                .map(|front| (front.shape, front.expected));
+            let part = front.map(|(shape, expected)| reply::cut(shape, expected, rest));
+            match part {
+                Some(Ok(Part::More { need })) => break need,
+                Some(Ok(Part::Block { len })) => {
+                    used += len;
+                    if !self.take_block(rest.get(..len).unwrap_or_default(), batch.owner) {
+                        self.break_off(Failure::Protocol);
+                    }
+                }
+                Some(Ok(Part::Whole {
+                    len,
+                    outcome,
+                    in_step,
+                })) => {
+                    used += len;
+                    let bytes = rest.get(..len).unwrap_or_default();
+                    let fits = self.take_whole(bytes, batch.owner, outcome, now);
+                    answered = true;
+                    if !fits || !in_step {
+                        self.break_off(Failure::Protocol);
+                    }
+                }
+                // No request in flight, or not a reply to it.
+                None | Some(Err(_)) => self.break_off(Failure::Protocol),
+            }
+            if self.broken.get().is_some() {
+                used = batch.bytes.len();
+                break 0;
+            }
+        };
+        if answered {
+            self.server.health.succeeded();
+        }
+        self.stats.bytes_received.add(to_u64(used));
+        self.stats.bytes_sent.set(self.outbox.sent());
+        Consumed {
+            used,
+            need,
+            scanned: 0,
+        }
+    }
+
+    /// Hands on a block; says whether it fits.
+    fn take_block(&self, bytes: &[u8], owner: Option<&Bytes>) -> bool {
+        self.front_blocks.set(self.front_blocks.get() + 1);
+        let front = self
+            .waiting
+            .borrow()
+            .front()
+            .map(|front| (front.asker.clone(), front.token));
+        match front {
+            Some((Some(asker), token)) => {
+                asker.reply(token, Reply::Block { bytes, owner }) == Verdict::Fits
+            }
+            _ => true,
+        }
+    }
+
+    /// Hands on a reply; says whether it fits.
+    #[inline]
+    fn take_whole(
+        &self,
+        bytes: &[u8],
+        owner: Option<&Bytes>,
+        outcome: Outcome,
+        now: Moment,
+    ) -> bool {
+        let blocks = self.front_blocks.get();
+        let Some(waiter) = self.pop() else {
+            return false;
+        };
+        let Some(asker) = waiter.asker else {
+            self.stats.late_replies.increment();
+            return true;
+        };
+        self.stats.latency.record(now.micros_since(waiter.asked));
+        match outcome {
+            Outcome::Hit => self.stats.hits.increment(),
+            Outcome::Miss if waiter.shape == Shape::Values => {
+                self.stats.hits.add(blocks);
+                self.stats
+                    .misses
+                    .add(waiter.expected.saturating_sub(blocks));
+            }
+            Outcome::Miss => self.stats.misses.increment(),
+            outcome if outcome.is_error() => self.stats.error_replies.increment(),
+            _ => {}
+        }
+        let reply = Reply::Whole {
+            bytes,
+            owner,
+            outcome,
+        };
+        if asker.reply(waiter.token, reply) == Verdict::Fits {
+            return true;
+        }
+        self.fail(Some(asker), waiter.token, Failure::Protocol);
+        false
+    }
+}
+
+/// Time.
+impl Connection {
+    /// Fails what has waited too long. Returns when to look again.
+    pub(super) fn expire(&self, now: Moment) -> Option<Moment> {
+        let settings = &self.server.settings;
+        while let Some((asker, token)) = self.next_late(now) {
+            self.fail(asker, token, Failure::TimedOut);
+            self.server.health.failed(Failure::TimedOut, now);
+        }
+        self.forget_unsent();
+        let waiting = self.waiting.borrow();
+        let oldest = waiting.front()?;
+        let stalled = oldest.asked.after(settings.stall_timeout);
+        if stalled <= now || self.late.get() > settings.late_max {
+            self.break_off(Failure::TimedOut);
+            return None;
+        }
+        let next = waiting.get(self.late.get());
+        let next = next.map(|waiter| waiter.asked.after(settings.timeout));
+        Some(next.map_or(stalled, |next| next.min(stalled)))
+    }
+
+    /// The next request that is overdue and has not been told so.
+    fn next_late(&self, now: Moment) -> Option<(Option<Rc<dyn Asker>>, u64)> {
+        let mut waiting = self.waiting.borrow_mut();
+        let waiter = waiting.get_mut(self.late.get())?;
+        if waiter.asked.after(self.server.settings.timeout) > now {
+            return None;
+        }
+        self.late.set(self.late.get() + 1);
+        Some((waiter.asker.take(), waiter.token))
+    }
+
+    /// Drops requests that nobody waits for any more and that have not been sent,
+    /// as far as they stand at the front: an old value must not arrive after a
+    /// newer one that took another way.
+    fn forget_unsent(&self) {
+        let sent = self.outbox.sent();
+        while self.late.get() > 0 && self.front_start.get() >= sent {
+            let start = self.front_start.get();
+            let Some(waiter) = self.pop() else {
+                return;
+            };
+            let bytes = waiter.end.saturating_sub(start);
+            self.outbox
+                .skip(usize::try_from(bytes).unwrap_or(usize::MAX));
+        }
+    }
+}
+
+fn to_u64(count: usize) -> u64 {
+    u64::try_from(count).unwrap_or(u64::MAX)
+}

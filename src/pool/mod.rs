@@ -1,0 +1,20 @@
+//! The servers of a pool: connections to them, what is in flight on each, and
+//! whether they can be trusted.
+//!
+//! Takes bytes and hands replies back. Knows neither why a server was chosen nor
+//! who is asking.
+
+pub mod backoff;
+pub mod connection;
+pub mod deadlines;
+pub mod dial;
+pub mod failure;
+pub mod health;
+pub mod probe;
+pub mod server;
+
+pub use connection::{Ask, Asker, Connection, Reply, Verdict};
+pub use deadlines::Deadlines;
+pub use failure::Failure;
+pub use health::{Health, State};
+pub use server::{Server, ServerStats, Settings};

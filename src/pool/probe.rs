@@ -1,0 +1,49 @@
+//! Asking an ejected server whether it is back.
+
+use std::sync::Arc;
+
+use super::dial::dial;
+use super::server::{Place, Server};
+use crate::clock;
+
+/// Watches over one server for as long as it is part of the configuration.
+///
+/// One probe at a time, over a connection of its own: what worker threads have
+/// in flight neither delays it nor passes for an answer.
+pub async fn watch_over(server: Arc<Server>) {
+    let Place::Remote(address) = &server.place else {
+        return;
+    };
+    let settings = &server.settings;
+    loop {
+        server.health.wait_until(false).await;
+        let standing = server.health.standing();
+        tracing::warn!(
+            server = %server.name,
+            cause = standing.cause.map(super::Failure::name),
+            "server ejected"
+        );
+        let mut attempt = 0;
+        loop {
+            let wait = settings.probe.wait(attempt, fastrand::f64());
+            server.health.probe_at(clock::now().after(wait));
+            tokio::time::sleep(wait).await;
+            server.health.probing();
+            match dial(address, settings.connect_timeout).await {
+                Ok(_) => break,
+                Err(failure) => {
+                    tracing::debug!(server = %server.name, attempt, cause = failure.name(), "probe failed");
+                }
+            }
+            attempt = attempt.saturating_add(1);
+        }
+        let now = clock::now();
+        let away = now.since(standing.since);
+        server.health.restore(now);
+        tracing::info!(
+            server = %server.name,
+            away_ms = u64::try_from(away.as_millis()).unwrap_or(u64::MAX),
+            "server is back"
+        );
+    }
+}
