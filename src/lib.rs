@@ -6,6 +6,8 @@
 
 pub mod clock;
 pub mod net;
+pub mod pool;
 pub mod protocol;
+pub mod proxy;
 pub mod router;
 pub mod stats;

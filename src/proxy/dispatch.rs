@@ -1,0 +1,329 @@
+//! From a request to the servers that are asked.
+
+use std::rc::Rc;
+
+use super::layout::{Pool, Route};
+use super::merge::Merge;
+use super::session::{Reading, Session, token};
+use super::settings::MissOnError;
+use super::slots::{Asked, Quiet, Slot};
+use super::stats::Command;
+use super::worker::{Link, PoolView};
+use crate::pool::{Ask, Asker, Connection, Failure};
+use crate::protocol::meta::{self, ItemKey};
+use crate::protocol::reply::{self, Shape};
+use crate::protocol::request::{Change, ChangeVerb, Keys, Replaced, Request, Retrieve, Wire};
+
+/// How a retrieval says that there is no such item.
+const END: &[u8] = b"END\r\n";
+const EN: &[u8] = b"EN\r\n";
+
+/// A pool as it is configured and as this worker reaches it.
+#[derive(Clone, Copy)]
+pub(super) struct Target<'a> {
+    pub(super) pool: &'a Pool,
+    pub(super) view: &'a PoolView,
+}
+
+impl Reading<'_> {
+    /// The pool that requests of this listener go to.
+    pub(super) fn target(&self) -> Option<Target<'_>> {
+        let Route::Pool(at) = self.entry.route;
+        Some(Target {
+            pool: self.view.layout.pools.get(at)?,
+            view: self.view.pools.get(at)?,
+        })
+    }
+}
+
+impl Target<'_> {
+    /// The way to the server of a key.
+    #[inline]
+    fn link(&self, key: &[u8]) -> Option<&Link> {
+        self.view.links.get(self.pool.placement.pick(key))
+    }
+}
+
+/// Which answers the client does not want to hear.
+fn quiet_of(request: &Request<'_>) -> Quiet {
+    match request {
+        Request::Store(store) if store.noreply => Quiet::All,
+        Request::Change(change) if change.noreply => Quiet::All,
+        Request::Meta(meta) if meta.is_quiet() => match meta.verb {
+            meta::Verb::Get => Quiet::Misses,
+            _ => Quiet::Successes,
+        },
+        _ => Quiet::Not,
+    }
+}
+
+/// How the request's dialect says "no such item", if it retrieves.
+fn miss_of(request: &Request<'_>) -> Option<&'static [u8]> {
+    match request {
+        Request::Retrieve(_) => Some(END),
+        // The reply would have to show opaque and key: only a plain one can be
+        // made up.
+        Request::Meta(meta)
+            if meta.verb == meta::Verb::Get && meta.opaque.is_empty() && !meta.flags.has(b'k') =>
+        {
+            Some(EN)
+        }
+        _ => None,
+    }
+}
+
+impl Session {
+    /// Sends a request on its way.
+    #[inline]
+    pub(super) fn dispatch(self: &Rc<Self>, request: &Request<'_>, reading: &Reading<'_>) {
+        let Some(target) = reading.target() else {
+            return self.answer(b"SERVER_ERROR no route\r\n");
+        };
+        match request {
+            Request::Retrieve(retrieve) if retrieve.keys.is_single() => {
+                target.view.stats.asked(Command::of(request));
+                let key = retrieve.keys.first;
+                self.ask_one(request, key, retrieve.wire(), target, reading);
+            }
+            Request::Retrieve(retrieve) => {
+                target.view.stats.asked(Command::of(request));
+                self.ask_several(retrieve, target, reading);
+            }
+            Request::Store(store) => {
+                target.view.stats.asked(Command::of(request));
+                self.ask_one(request, store.key, store.wire, target, reading);
+            }
+            Request::Change(change) => {
+                target.view.stats.asked(Command::of(request));
+                self.ask_one(request, change.key, change.wire, target, reading);
+            }
+            Request::Meta(meta) => {
+                target.view.stats.asked(Command::of(request));
+                let key = meta.item_key();
+                self.ask_one(request, key.as_bytes(), meta.wire, target, reading);
+            }
+            Request::Admin(admin) => self.administer(admin, target, reading),
+        }
+    }
+
+    /// Asks the one server of a request's key.
+    #[inline]
+    fn ask_one(
+        self: &Rc<Self>,
+        request: &Request<'_>,
+        key: &[u8],
+        wire: Wire<'_>,
+        target: Target<'_>,
+        reading: &Reading<'_>,
+    ) {
+        let masks = target.pool.miss_on_error == MissOnError::Always;
+        let asked = Asked {
+            quiet: quiet_of(request),
+            miss: if masks { miss_of(request) } else { None },
+        };
+        match target.link(key) {
+            Some(Link::Remote(connections)) => {
+                let Some(connection) = self.pick(connections) else {
+                    return;
+                };
+                let number = self.slots.borrow_mut().push(Slot::Waiting(asked));
+                let ask = Ask {
+                    wire,
+                    owner: reading.owner,
+                    shape: Shape::of(request),
+                    expected: reply::expected_fingerprint(request),
+                };
+                let asker: Rc<dyn Asker> = Rc::<Self>::clone(self);
+                if let Err(failure) = connection.ask(ask, asker, token(number, 0), reading.now) {
+                    self.fail(number, asked, connection, failure);
+                }
+            }
+            Some(Link::Embedded(_, cache)) => {
+                let mut reply = crate::net::buffers::take();
+                cache.serve(request, &mut reply);
+                self.answer(&reply);
+                crate::net::buffers::give(reply);
+            }
+            None => self.answer(b"SERVER_ERROR no server for this key\r\n"),
+        }
+    }
+
+    /// The connection of this client among those of a server: always the same, so
+    /// that what it asks is done in the order it asks.
+    #[inline]
+    pub(super) fn pick<'a>(&self, connections: &'a [Rc<Connection>]) -> Option<&'a Rc<Connection>> {
+        match connections {
+            [only] => Some(only),
+            several => {
+                let count = u64::try_from(several.len()).ok()?;
+                let at = self.number.checked_rem(count)?;
+                several.get(usize::try_from(at).ok()?)
+            }
+        }
+    }
+
+    /// Answers a request that its server was not asked.
+    fn fail(&self, number: u64, asked: Asked, connection: &Connection, failure: Failure) {
+        let text = self.failure_text(asked, &connection.server().name, failure);
+        let mut slots = self.slots.borrow_mut();
+        slots.answer(number, &text, None, &self.outbox);
+    }
+
+    /// Asks each server once for all its keys.
+    fn ask_several(
+        self: &Rc<Self>,
+        retrieve: &Retrieve<'_>,
+        target: Target<'_>,
+        reading: &Reading<'_>,
+    ) {
+        let bytes_max = reading.view.layout.sessions.multiget_bytes_max;
+        let mut merge = Merge::take(target.pool.miss_on_error, bytes_max);
+        // Which fragment a server has, by its place in the pool.
+        let mut fragments: Vec<Option<u16>> = vec![None; target.view.links.len()];
+        for key in retrieve.keys.iter() {
+            let server = target.pool.placement.pick(key);
+            let (Some(known), Some(link)) =
+                (fragments.get_mut(server), target.view.links.get(server))
+            else {
+                continue;
+            };
+            let fragment = match *known {
+                Some(fragment) => fragment,
+                None => {
+                    let fragment = merge.add_fragment();
+                    *known = Some(fragment);
+                    self.begin_fragment(&mut merge, fragment, link, retrieve);
+                    fragment
+                }
+            };
+            merge.add_key(key, fragment);
+            if !merge.is_pending(fragment) {
+                continue;
+            }
+            match link {
+                Link::Remote(connections) => {
+                    if let Some(connection) = self.pick(connections) {
+                        connection.outbox().push_all(&[b" ", key]);
+                    }
+                }
+                Link::Embedded(_, cache) => {
+                    let mut reply = crate::net::buffers::take();
+                    cache.serve(&Request::Retrieve(one_key(retrieve, key)), &mut reply);
+                    if let Some(block) = reply.strip_suffix(END)
+                        && !block.is_empty()
+                    {
+                        merge.block(fragment, block, None);
+                    }
+                    crate::net::buffers::give(reply);
+                }
+            }
+        }
+        let mut slots = self.slots.borrow_mut();
+        let number = slots.push(Slot::Waiting(Asked {
+            quiet: Quiet::Not,
+            miss: None,
+        }));
+        for (link, fragment) in target.view.links.iter().zip(fragments) {
+            let Some(fragment) = fragment.filter(|&fragment| merge.is_pending(fragment)) else {
+                continue;
+            };
+            match link {
+                Link::Remote(connections) => {
+                    if let Some(connection) = self.pick(connections) {
+                        connection.outbox().push(b"\r\n");
+                        let keys = merge.keys_of(fragment);
+                        let asker: Rc<dyn Asker> = Rc::<Self>::clone(self);
+                        let token = token(number, fragment);
+                        connection.expect(Shape::Values, keys, asker, token, reading.now);
+                    }
+                }
+                Link::Embedded(..) => merge.answered(fragment),
+            }
+        }
+        let complete = merge.is_complete();
+        if complete {
+            self.count(&merge);
+        }
+        if let Some(slot) = slots.get_mut(number) {
+            *slot = Slot::Merging(merge);
+        }
+        if complete {
+            slots.send_ready(&self.outbox);
+        }
+    }
+
+    /// Starts the request for one server's keys, or marks them failed.
+    fn begin_fragment(
+        &self,
+        merge: &mut Merge,
+        fragment: u16,
+        link: &Link,
+        retrieve: &Retrieve<'_>,
+    ) {
+        if let Link::Remote(connections) = link
+            && let Some(connection) = self.pick(connections)
+        {
+            match connection.admit() {
+                Ok(()) => connection.outbox().push(retrieve.head),
+                Err(failure) => merge.failed(fragment, &connection.server().name, failure),
+            }
+        }
+    }
+
+    /// Deletes what a refused value was to replace, without telling.
+    pub(super) fn delete_replaced(self: &Rc<Self>, replaced: Replaced<'_>, reading: &Reading<'_>) {
+        let Some(target) = reading.target() else {
+            return;
+        };
+        let key = ItemKey::new(replaced.key, replaced.base64);
+        let (line, shape) = if replaced.base64 {
+            ([&b"md "[..], replaced.key, b" b\r\n"], Shape::MetaDelete)
+        } else {
+            ([&b"delete "[..], replaced.key, b"\r\n"], Shape::Delete)
+        };
+        let wire = Wire { line, block: b"" };
+        match target.link(key.as_bytes()) {
+            Some(Link::Remote(connections)) => {
+                let Some(connection) = self.pick(connections) else {
+                    return;
+                };
+                let asked = Asked {
+                    quiet: Quiet::All,
+                    miss: None,
+                };
+                let number = self.slots.borrow_mut().push(Slot::Waiting(asked));
+                let ask = Ask {
+                    wire,
+                    owner: None,
+                    shape,
+                    expected: 0,
+                };
+                let asker: Rc<dyn Asker> = Rc::<Self>::clone(self);
+                if let Err(failure) = connection.ask(ask, asker, token(number, 0), reading.now) {
+                    self.fail(number, asked, connection, failure);
+                }
+            }
+            Some(Link::Embedded(_, cache)) => {
+                let delete = Request::Change(Change {
+                    verb: ChangeVerb::Delete,
+                    key: key.as_bytes(),
+                    noreply: true,
+                    wire,
+                });
+                cache.serve(&delete, &mut Vec::new());
+            }
+            None => {}
+        }
+    }
+}
+
+/// A retrieval of one of the keys of another.
+fn one_key<'a>(retrieve: &Retrieve<'a>, key: &'a [u8]) -> Retrieve<'a> {
+    Retrieve {
+        keys: Keys {
+            first: key,
+            rest: b"",
+        },
+        ..*retrieve
+    }
+}

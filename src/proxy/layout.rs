@@ -1,0 +1,74 @@
+//! What the configuration has made: pools, servers, and where requests of each
+//! listener go. Immutable; a reload makes another.
+
+use std::sync::Arc;
+
+use super::settings::{MissOnError, Settings};
+use crate::pool::Server;
+use crate::protocol::Limits;
+use crate::protocol::serve::Serve;
+use crate::router::Placement;
+
+/// A server as a member of a pool.
+#[derive(Clone)]
+pub struct Member {
+    /// The server.
+    pub server: Arc<Server>,
+    /// The cache behind it, if it is in this process.
+    pub embedded: Option<Arc<dyn Serve>>,
+}
+
+impl std::fmt::Debug for Member {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Member").field(&self.server.name).finish()
+    }
+}
+
+/// A named set of servers under one distribution.
+#[derive(Debug)]
+pub struct Pool {
+    /// Its name in the configuration.
+    pub name: Box<str>,
+    /// Which server holds a key: an index into `members`.
+    pub placement: Placement,
+    /// The servers in the order listed.
+    pub members: Vec<Member>,
+    /// When a failure is told as a miss.
+    pub miss_on_error: MissOnError,
+}
+
+/// Where requests go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Route {
+    /// To the pool with this place in [`Layout::pools`].
+    Pool(usize),
+}
+
+/// One listener's part of the configuration.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// Where its requests go.
+    pub route: Route,
+    /// What its clients may send.
+    pub limits: Limits,
+    /// Whether they may flush all servers of the route.
+    pub flush_all: bool,
+}
+
+/// Everything that a reload replaces at once.
+#[derive(Debug)]
+pub struct Layout {
+    /// The pools in the order of the configuration.
+    pub pools: Vec<Pool>,
+    /// One for each listener, by the number its connections come with.
+    pub entries: Vec<Entry>,
+    /// The bounds of sessions.
+    pub sessions: Settings,
+}
+
+impl Layout {
+    /// The part of a listener.
+    pub fn entry(&self, listener: usize) -> Option<&Entry> {
+        self.entries.get(listener)
+    }
+}

@@ -1,0 +1,18 @@
+//! The client side of the proxy: sessions, and who gets which request.
+//!
+//! The only place that knows both the router and the pools, and the only one
+//! that turns a failure into `SERVER_ERROR`.
+
+pub mod dispatch;
+pub mod layout;
+pub mod local;
+pub mod merge;
+pub mod session;
+pub mod settings;
+pub mod slots;
+pub mod stats;
+pub mod worker;
+
+pub use layout::{Entry, Layout, Pool, Route};
+pub use settings::{MissOnError, Settings};
+pub use worker::{Shared, Worker};

@@ -1,0 +1,453 @@
+//! One client.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::task::Poll;
+
+use bytes::Bytes;
+use memchr::memchr;
+
+use super::layout::Entry;
+use super::merge::Merge;
+use super::slots::{Asked, Quiet, Slot, Slots};
+use super::stats::End;
+use super::worker::{View, Worker};
+use crate::clock::{self, Moment};
+use crate::net::inbox::{Batch, Consumed, Inbox};
+use crate::net::outbox::Outbox;
+use crate::net::stream::{ReadHalf, WriteHalf};
+use crate::pool::{Asker, Failure, Reply, Verdict};
+use crate::protocol::reply::Outcome;
+use crate::protocol::request::Cut;
+use crate::protocol::{Error, text};
+
+/// One client connection and its state.
+pub struct Session {
+    pub(super) worker: Rc<Worker>,
+    pub(super) outbox: Rc<Outbox>,
+    pub(super) slots: RefCell<Slots>,
+    /// Tells sessions of a worker apart, and so picks the connection when there
+    /// are several to a server.
+    pub(super) number: u64,
+    listener: usize,
+    /// Bytes of a refused value that are still to come.
+    swallow: Cell<usize>,
+    last_active: Cell<Moment>,
+    /// Why the session is ending: nothing more is read, what is owed is still
+    /// sent.
+    ending: Cell<Option<End>>,
+    /// The session is over at once, whatever is owed.
+    dead: Cell<bool>,
+    /// Reading stopped before the end of what had arrived.
+    unread: Cell<bool>,
+    /// The session waits for its client to take replies, or for replies.
+    paused: Cell<bool>,
+    /// The bounds in force when the session last read.
+    bounds: Cell<Bounds>,
+}
+
+/// The part of the settings that is looked at for every reply.
+#[derive(Clone, Copy, Debug, Default)]
+struct Bounds {
+    in_flight_max: usize,
+    pause_bytes: usize,
+    owed_bytes_max: usize,
+}
+
+impl Session {
+    /// A session with a fresh client of listener number `listener`.
+    pub fn new(worker: Rc<Worker>, write: WriteHalf, number: u64, listener: usize) -> Rc<Self> {
+        let outbox = Outbox::new(Rc::clone(&worker.turn), write);
+        let settings = &worker.view().layout.sessions;
+        let bounds = Bounds {
+            in_flight_max: settings.in_flight_max,
+            pause_bytes: settings.pause_bytes,
+            owed_bytes_max: settings.owed_bytes_max,
+        };
+        Rc::new(Self {
+            outbox,
+            slots: RefCell::default(),
+            number,
+            listener,
+            swallow: Cell::new(0),
+            last_active: Cell::new(clock::now()),
+            ending: Cell::new(None),
+            dead: Cell::new(false),
+            unread: Cell::new(false),
+            paused: Cell::new(false),
+            bounds: Cell::new(bounds),
+            worker,
+        })
+    }
+
+    /// When the client last said something.
+    pub fn last_active(&self) -> Moment {
+        self.last_active.get()
+    }
+
+    /// Gives back memory that an idle client does not need.
+    pub fn shrink(&self) {
+        self.slots.borrow_mut().shrink();
+    }
+
+    /// Ends the session once the client has got what it is owed.
+    pub fn end(&self, end: End) {
+        if self.ending.get().is_none() {
+            self.ending.set(Some(end));
+            self.outbox.wake_owner();
+        }
+    }
+
+    /// Ends the session now.
+    fn kill(&self, end: End) {
+        self.ending.set(Some(end));
+        self.dead.set(true);
+        self.outbox.wake_owner();
+    }
+
+    /// Serves the client to the end of the session; returns why it ended.
+    pub async fn run(self: Rc<Self>, mut read: ReadHalf) -> End {
+        let mut inbox = Inbox::default();
+        let end = std::future::poll_fn(|cx| {
+            loop {
+                self.outbox.set_owner(cx.waker());
+                if self.dead.get() || self.outbox.is_broken() {
+                    return Poll::Ready(self.ending.get().unwrap_or(End::Client));
+                }
+                if let Some(end) = self.ending.get() {
+                    if self.slots.borrow().is_empty() && self.outbox.is_empty() {
+                        return Poll::Ready(end);
+                    }
+                    self.outbox.wake_at(0);
+                    return Poll::Pending;
+                }
+                if self.owes_too_much() {
+                    self.pause();
+                    return Poll::Pending;
+                }
+                if self.unread.replace(false) {
+                    inbox.offer(|batch| self.take_requests(&batch));
+                    continue;
+                }
+                let read_once = inbox.poll_read(cx, &mut read, |batch| self.take_requests(&batch));
+                match std::task::ready!(read_once) {
+                    Ok(true) => {}
+                    // A client may close its sending side and still read: it gets
+                    // what it asked for.
+                    Ok(false) => self.end(End::Client),
+                    Err(_) => return Poll::Ready(End::Client),
+                }
+            }
+        })
+        .await;
+        self.worker.stats.bytes_sent.add(self.outbox.sent());
+        // Waiters in flight keep the session alive; the socket goes now.
+        self.dead.set(true);
+        self.outbox.detach();
+        end
+    }
+
+    /// Whether the client has to take replies before more requests are read.
+    #[inline]
+    fn owes_too_much(&self) -> bool {
+        let bounds = self.bounds.get();
+        let slots = self.slots.borrow();
+        let too_much = slots.len() >= bounds.in_flight_max
+            || self.outbox.len() + slots.parked_bytes() >= bounds.pause_bytes;
+        if !too_much {
+            self.paused.set(false);
+        }
+        too_much
+    }
+
+    /// Waits until half of what is owed has been taken.
+    fn pause(&self) {
+        if !self.paused.replace(true) {
+            self.worker.stats.pauses.increment();
+        }
+        self.outbox.wake_at(self.bounds.get().pause_bytes / 2);
+    }
+
+    /// Takes every complete request out of what has been read.
+    fn take_requests(self: &Rc<Self>, batch: &Batch<'_>) -> Consumed {
+        let view = self.worker.view();
+        let now = clock::now();
+        self.last_active.set(now);
+        let Some(entry) = view.layout.entry(self.listener) else {
+            self.end(End::Drain);
+            return Consumed {
+                used: batch.bytes.len(),
+                ..Consumed::default()
+            };
+        };
+        let settings = &view.layout.sessions;
+        self.bounds.set(Bounds {
+            in_flight_max: settings.in_flight_max,
+            pause_bytes: settings.pause_bytes,
+            owed_bytes_max: settings.owed_bytes_max,
+        });
+        let mut at = Reading {
+            view: &view,
+            entry,
+            owner: batch.owner,
+            now,
+        };
+        let consumed = self.take_each(batch, &mut at);
+        self.worker.stats.bytes_received.add(to_u64(consumed.used));
+        if !self.outbox.is_empty() {
+            self.outbox.mark();
+        }
+        consumed
+    }
+
+    fn take_each(self: &Rc<Self>, batch: &Batch<'_>, reading: &mut Reading<'_>) -> Consumed {
+        let mut used = 0;
+        let mut scanned = batch.scanned;
+        loop {
+            let skip = self.swallow.get().min(batch.bytes.len() - used);
+            if skip > 0 {
+                self.swallow.set(self.swallow.get() - skip);
+                used += skip;
+            }
+            let rest = batch.bytes.get(used..).unwrap_or_default();
+            if rest.is_empty() {
+                return consumed(used, 0, 0);
+            }
+            if self.owes_too_much() {
+                self.unread.set(true);
+                return consumed(used, 0, 0);
+            }
+            match text::cut(rest, scanned, &reading.entry.limits) {
+                Cut::Request { request, len } => {
+                    self.dispatch(&request, reading);
+                    used += len;
+                }
+                Cut::Refused {
+                    error,
+                    silent,
+                    len,
+                    swallow,
+                    replaced,
+                } => {
+                    if let Some(replaced) = replaced {
+                        self.delete_replaced(replaced, reading);
+                    }
+                    self.refuse(error, silent);
+                    self.swallow.set(swallow);
+                    used += len;
+                }
+                Cut::More { need } => {
+                    let scanned = match memchr(b'\n', rest) {
+                        None => rest.len(),
+                        Some(_) => 0,
+                    };
+                    return consumed(used, need, scanned);
+                }
+                Cut::Close => {
+                    self.end(End::Rubbish);
+                    return consumed(batch.bytes.len(), 0, 0);
+                }
+            }
+            if self.ending.get().is_some() {
+                // `quit`: what comes after it is not read.
+                return consumed(batch.bytes.len(), 0, 0);
+            }
+            scanned = 0;
+        }
+    }
+
+    fn refuse(&self, error: Error, silent: bool) {
+        self.worker.stats.bad_requests.increment();
+        if !silent {
+            self.answer(format!("{error}\r\n").as_bytes());
+        }
+    }
+
+    /// Answers a request without asking a server.
+    pub(super) fn answer(&self, bytes: &[u8]) {
+        let mut slots = self.slots.borrow_mut();
+        if slots.is_empty() {
+            self.outbox.push(bytes);
+            return;
+        }
+        let number = slots.push(Slot::Parked { start: 0, len: 0 });
+        slots.answer(number, bytes, None, &self.outbox);
+    }
+
+    /// After an answer: the client may be owed less, or too much.
+    #[inline]
+    fn answered(&self, slots: &Slots) {
+        if self.outbox.is_empty() {
+            if slots.is_empty() && self.ending.get().is_some() {
+                self.outbox.wake_owner();
+            }
+            return;
+        }
+        self.outbox.mark();
+        let bounds = self.bounds.get();
+        if self.paused.get() && slots.len() <= bounds.in_flight_max / 2 {
+            self.outbox.wake_owner();
+        }
+        if self.outbox.len() + slots.parked_bytes() > bounds.owed_bytes_max {
+            self.kill(End::Slow);
+        }
+    }
+}
+
+/// What stays the same while a batch of requests is taken.
+pub(super) struct Reading<'a> {
+    pub(super) view: &'a Rc<View>,
+    pub(super) entry: &'a Entry,
+    pub(super) owner: Option<&'a Bytes>,
+    pub(super) now: Moment,
+}
+
+fn consumed(used: usize, need: usize, scanned: usize) -> Consumed {
+    Consumed {
+        used,
+        need,
+        scanned,
+    }
+}
+
+/// The number of a request, and which part of it.
+pub(super) fn token(request: u64, fragment: u16) -> u64 {
+    (request << 16) | u64::from(fragment)
+}
+
+fn untoken(token: u64) -> (u64, u16) {
+    let [low, high, ..] = token.to_le_bytes();
+    (token >> 16, u16::from_le_bytes([low, high]))
+}
+
+impl Asker for Session {
+    #[inline]
+    fn reply(&self, token: u64, reply: Reply<'_>) -> Verdict {
+        if self.dead.get() {
+            return Verdict::Fits;
+        }
+        let (number, fragment) = untoken(token);
+        let mut slots = self.slots.borrow_mut();
+        let verdict = match slots.get_mut(number) {
+            Some(Slot::Waiting(asked)) => {
+                let asked = *asked;
+                self.take_reply(&mut slots, number, asked, reply)
+            }
+            Some(Slot::Merging(merge)) => {
+                let verdict = take_fragment(merge, fragment, &reply);
+                if verdict == Verdict::Fits && merge.is_complete() {
+                    self.count(merge);
+                    slots.send_ready(&self.outbox);
+                }
+                verdict
+            }
+            Some(Slot::Gathering(gather)) => {
+                gather.answered(complaint(&reply));
+                if gather.pending == 0 {
+                    slots.send_ready(&self.outbox);
+                }
+                Verdict::Fits
+            }
+            // Answered already.
+            _ => Verdict::Fits,
+        };
+        self.answered(&slots);
+        verdict
+    }
+}
+
+impl Session {
+    /// Takes the reply of the one server that was asked.
+    #[inline]
+    fn take_reply(
+        &self,
+        slots: &mut Slots,
+        number: u64,
+        asked: Asked,
+        reply: Reply<'_>,
+    ) -> Verdict {
+        match reply {
+            Reply::Whole {
+                bytes,
+                owner,
+                outcome,
+            } => {
+                let bytes = if asked.quiet.hides(outcome) {
+                    b""
+                } else {
+                    bytes
+                };
+                slots.answer(number, bytes, owner, &self.outbox);
+            }
+            Reply::Block { .. } => return Verdict::Misfit,
+            Reply::Failed { server, failure } => {
+                let text = self.failure_text(asked, server, failure);
+                slots.answer(number, &text, None, &self.outbox);
+            }
+        }
+        Verdict::Fits
+    }
+
+    /// What the client is told of a failure.
+    pub(super) fn failure_text(&self, asked: Asked, server: &str, failure: Failure) -> Vec<u8> {
+        let stats = &self.worker.stats;
+        match asked.miss {
+            _ if asked.quiet == Quiet::All => {
+                stats.failures_untold.increment();
+                Vec::new()
+            }
+            Some(miss) => {
+                stats.failures_masked.increment();
+                if asked.quiet.hides(Outcome::Miss) {
+                    Vec::new()
+                } else {
+                    miss.to_vec()
+                }
+            }
+            None => {
+                stats.failures_told.increment();
+                format!("SERVER_ERROR {server} {failure}\r\n").into_bytes()
+            }
+        }
+    }
+
+    /// Counts how a merge has ended.
+    pub(super) fn count(&self, merge: &Merge) {
+        let stats = &self.worker.stats;
+        stats.failures_masked.add(merge.masked());
+        stats.failures_told.add(u64::from(merge.is_error()));
+        stats.oversized.add(u64::from(merge.is_too_large()));
+    }
+}
+
+/// What a server that was told to do something says instead of `OK`.
+fn complaint(reply: &Reply<'_>) -> Option<Vec<u8>> {
+    match *reply {
+        Reply::Whole { outcome, .. } if !outcome.is_error() => None,
+        Reply::Whole { bytes, .. } | Reply::Block { bytes, .. } => Some(bytes.to_vec()),
+        Reply::Failed { server, failure } => {
+            Some(format!("SERVER_ERROR {server} {failure}\r\n").into_bytes())
+        }
+    }
+}
+
+/// Takes a part of the reply of one of several servers.
+fn take_fragment(merge: &mut Merge, fragment: u16, reply: &Reply<'_>) -> Verdict {
+    match *reply {
+        Reply::Block { bytes, owner } => {
+            if !merge.block(fragment, bytes, owner) {
+                return Verdict::Misfit;
+            }
+        }
+        Reply::Whole { bytes, outcome, .. } if outcome.is_error() => {
+            merge.refused(fragment, bytes);
+        }
+        Reply::Whole { .. } => merge.answered(fragment),
+        Reply::Failed { server, failure } => merge.failed(fragment, server, failure),
+    }
+    Verdict::Fits
+}
+
+fn to_u64(count: usize) -> u64 {
+    u64::try_from(count).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,46 @@
+//! The bounds of client sessions.
+
+use std::time::Duration;
+
+/// When a retrieval from a server that cannot be asked is answered as a miss
+/// instead of an error.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MissOnError {
+    /// Never: any failure is told.
+    Never,
+    /// In a retrieval of several keys of which others were answered.
+    #[default]
+    Multiget,
+    /// Always.
+    Always,
+}
+
+/// How clients are treated.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Requests of one client that may be in flight; reading from it pauses at
+    /// this many.
+    pub in_flight_max: usize,
+    /// Bytes of replies owed to one client at which reading from it pauses.
+    pub pause_bytes: usize,
+    /// Bytes of replies owed to one client beyond which it is closed: they were
+    /// asked for before reading paused, and it does not take them.
+    pub owed_bytes_max: usize,
+    /// Bytes of one multi-key reply while it is put together; beyond it the
+    /// request fails.
+    pub multiget_bytes_max: usize,
+    /// How long a client may say nothing; zero means for ever.
+    pub idle_timeout: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            in_flight_max: 4096,
+            pause_bytes: 1 << 20,
+            owed_bytes_max: 256 << 20,
+            multiget_bytes_max: 64 << 20,
+            idle_timeout: Duration::ZERO,
+        }
+    }
+}

@@ -1,0 +1,294 @@
+//! One worker thread of the proxy: its connections to servers, its clients.
+
+use std::cell::{Cell, RefCell};
+use std::rc::{Rc, Weak};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::task::AbortHandle;
+
+use super::layout::{Layout, Member};
+use super::session::Session;
+use super::stats::{End, PoolCounters, PoolStats, WorkerStats};
+use crate::clock::{self, Moment};
+use crate::net::buffers;
+use crate::net::listener::Gate;
+use crate::net::stream::Stream;
+use crate::net::turn::Turn;
+use crate::net::worker::Handler;
+use crate::pool::{Connection, Deadlines, Server};
+use crate::protocol::serve::Serve;
+
+/// How often a worker looks for idle clients and memory to give back.
+const SWEEP: Duration = Duration::from_secs(1);
+
+/// What all workers share.
+#[derive(Debug)]
+pub struct Shared {
+    /// The configuration in force. Workers take a look at every batch.
+    pub layout: ArcSwap<Layout>,
+    /// How many clients there are and may be.
+    pub gate: Arc<Gate>,
+    /// When the proxy started.
+    pub started: Moment,
+    workers: Mutex<Vec<Arc<WorkerStats>>>,
+    pools: Mutex<Vec<PoolCounters>>,
+}
+
+impl Shared {
+    /// Shares `layout` among workers yet to come.
+    pub fn new(layout: Layout, gate: Arc<Gate>) -> Arc<Self> {
+        Arc::new(Self {
+            layout: ArcSwap::from_pointee(layout),
+            gate,
+            started: clock::now(),
+            workers: Mutex::default(),
+            pools: Mutex::default(),
+        })
+    }
+
+    /// The counters of all workers.
+    pub fn worker_stats(&self) -> Vec<Arc<WorkerStats>> {
+        lock(&self.workers).clone()
+    }
+
+    /// The counters of all workers for all pools that there have been.
+    pub fn pool_stats(&self) -> Vec<PoolCounters> {
+        lock(&self.pools).clone()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The way from this worker to one server of a pool.
+#[derive(Clone)]
+pub enum Link {
+    /// Over sockets; a client's requests always take the same one.
+    Remote(Rc<[Rc<Connection>]>),
+    /// By a function call.
+    Embedded(Arc<Server>, Arc<dyn Serve>),
+}
+
+/// A pool as this worker sees it.
+pub struct PoolView {
+    /// The way to each member, in the order of the pool's.
+    pub links: Vec<Link>,
+    /// This worker's counters for it.
+    pub stats: Arc<PoolStats>,
+}
+
+/// The configuration in force, with this worker's connections.
+pub struct View {
+    /// The configuration.
+    pub layout: Arc<Layout>,
+    /// Its pools, in the same order.
+    pub pools: Vec<PoolView>,
+}
+
+/// A server that this worker is connected to.
+struct Linked {
+    server: Arc<Server>,
+    link: Link,
+    tasks: Vec<AbortHandle>,
+}
+
+/// One worker thread of the proxy.
+pub struct Worker {
+    shared: Arc<Shared>,
+    view: RefCell<Rc<View>>,
+    linked: RefCell<Vec<Linked>>,
+    counters: RefCell<Vec<PoolCounters>>,
+    /// Flushes what has been queued, once a turn.
+    pub turn: Rc<Turn>,
+    deadlines: Rc<Deadlines>,
+    sessions: RefCell<Vec<Weak<Session>>>,
+    session_count: Cell<u64>,
+    /// What this worker counts.
+    pub stats: Arc<WorkerStats>,
+}
+
+impl Worker {
+    /// A worker without clients. Made in its own thread.
+    pub fn new(shared: Arc<Shared>) -> Self {
+        let stats = Arc::new(WorkerStats::default());
+        lock(&shared.workers).push(Arc::clone(&stats));
+        let empty = View {
+            layout: shared.layout.load_full(),
+            pools: Vec::new(),
+        };
+        Self {
+            shared,
+            view: RefCell::new(Rc::new(empty)),
+            linked: RefCell::default(),
+            counters: RefCell::default(),
+            turn: Rc::default(),
+            deadlines: Rc::default(),
+            sessions: RefCell::default(),
+            session_count: Cell::new(0),
+            stats,
+        }
+    }
+
+    /// What all workers share.
+    pub fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// The configuration in force.
+    #[inline]
+    pub fn view(&self) -> Rc<View> {
+        let current = self.shared.layout.load();
+        {
+            let view = self.view.borrow();
+            if Arc::ptr_eq(&view.layout, &current) && !view.pools.is_empty() {
+                return Rc::clone(&view);
+            }
+        }
+        self.adopt(&Arc::clone(&current))
+    }
+
+    /// Builds the view of a new configuration. Servers that were there before
+    /// keep their connections, others are closed.
+    fn adopt(&self, layout: &Arc<Layout>) -> Rc<View> {
+        let pools = layout
+            .pools
+            .iter()
+            .map(|pool| PoolView {
+                links: pool
+                    .members
+                    .iter()
+                    .map(|member| self.link(member))
+                    .collect(),
+                stats: self.counters_for(&pool.name),
+            })
+            .collect();
+        self.linked.borrow_mut().retain(|linked| {
+            let stays = layout
+                .pools
+                .iter()
+                .flat_map(|pool| &pool.members)
+                .any(|member| Arc::ptr_eq(&member.server, &linked.server));
+            if !stays {
+                linked.tasks.iter().for_each(AbortHandle::abort);
+                if let Link::Remote(connections) = &linked.link {
+                    connections.iter().for_each(|connection| connection.close());
+                }
+            }
+            stays
+        });
+        let view = Rc::new(View {
+            layout: Arc::clone(layout),
+            pools,
+        });
+        self.view.replace(Rc::clone(&view));
+        view
+    }
+
+    fn link(&self, member: &Member) -> Link {
+        let known = self
+            .linked
+            .borrow()
+            .iter()
+            .find(|linked| Arc::ptr_eq(&linked.server, &member.server))
+            .map(|linked| linked.link.clone());
+        if let Some(link) = known {
+            return link;
+        }
+        let server = &member.server;
+        let (link, tasks) = match &member.embedded {
+            Some(cache) => (
+                Link::Embedded(Arc::clone(server), Arc::clone(cache)),
+                Vec::new(),
+            ),
+            None => {
+                let connections: Rc<[_]> = (0..server.settings.connections.max(1))
+                    .map(|_| Connection::new(Arc::clone(server), &self.turn, &self.deadlines))
+                    .collect();
+                let tasks = connections
+                    .iter()
+                    .map(|connection| {
+                        tokio::task::spawn_local(Rc::clone(connection).run()).abort_handle()
+                    })
+                    .collect();
+                (Link::Remote(connections), tasks)
+            }
+        };
+        self.linked.borrow_mut().push(Linked {
+            server: Arc::clone(server),
+            link: link.clone(),
+            tasks,
+        });
+        link
+    }
+
+    fn counters_for(&self, pool: &str) -> Arc<PoolStats> {
+        let mut mine = self.counters.borrow_mut();
+        if let Some(known) = mine.iter().find(|known| *known.pool == *pool) {
+            return Arc::clone(&known.stats);
+        }
+        let counters = PoolCounters {
+            pool: pool.into(),
+            stats: Arc::default(),
+        };
+        let stats = Arc::clone(&counters.stats);
+        lock(&self.shared.pools).push(counters.clone());
+        mine.push(counters);
+        stats
+    }
+
+    /// Gives idle clients up and memory back.
+    fn sweep(&self) {
+        let idle_timeout = self.view().layout.sessions.idle_timeout;
+        let now = clock::now();
+        let sessions: Vec<_> = {
+            let mut sessions = self.sessions.borrow_mut();
+            sessions.retain(|session| session.strong_count() > 0);
+            sessions.iter().filter_map(Weak::upgrade).collect()
+        };
+        for session in sessions {
+            let idle = now.since(session.last_active());
+            if idle >= SWEEP {
+                session.shrink();
+            }
+            if !idle_timeout.is_zero() && idle >= idle_timeout {
+                session.end(End::Idle);
+            }
+        }
+    }
+}
+
+impl Handler for Worker {
+    type Origin = usize;
+
+    async fn serve(self: Rc<Self>, stream: Stream, origin: usize) {
+        let number = self.session_count.get();
+        self.session_count.set(number.wrapping_add(1));
+        let (read, write) = stream.into_split();
+        let session = Session::new(Rc::clone(&self), write, number, origin);
+        self.sessions.borrow_mut().push(Rc::downgrade(&session));
+        self.stats.sessions.set(self.stats.sessions.get() + 1);
+        let end = session.run(read).await;
+        self.stats.sessions.set(self.stats.sessions.get() - 1);
+        self.stats.ended(end);
+    }
+
+    async fn background(self: Rc<Self>) {
+        tokio::task::spawn_local(Rc::clone(&self.turn).run());
+        tokio::task::spawn_local(Rc::clone(&self.deadlines).run());
+        // Connects to the servers before the first client comes.
+        self.view();
+        let mut received = 0;
+        loop {
+            tokio::time::sleep(SWEEP).await;
+            self.sweep();
+            let now_received = self.stats.bytes_received.get();
+            if now_received == received {
+                buffers::release();
+            }
+            received = now_received;
+        }
+    }
+}
