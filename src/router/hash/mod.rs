@@ -14,8 +14,8 @@ mod spooky;
 use md5::{Digest, Md5};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use murmur::{MURMUR64A_SEED, murmur64a};
-use spooky::spooky32;
+pub(super) use murmur::{MURMUR64A_SEED, hash_pair, murmur64a, rehash};
+pub(super) use spooky::spooky32;
 
 /// A function from the bytes of a key to a number.
 ///

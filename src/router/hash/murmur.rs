@@ -1,4 +1,5 @@
-//! `MurmurHash2` as libmemcached seeds it, and MurmurHash64A.
+//! The Murmur family: `MurmurHash2` as libmemcached seeds it, MurmurHash64A and
+//! the mixer of two numbers that mcrouter's rendezvous uses.
 
 use super::len32;
 
@@ -50,6 +51,14 @@ pub(in crate::router) fn murmur64a(key: &[u8], seed: u32) -> u64 {
     finish(hash)
 }
 
+/// MurmurHash64A of the eight bytes of `word`, with furc's seed: how furc makes
+/// the next 64 bits of its stream from the last.
+#[inline]
+pub(in crate::router) fn rehash(word: u64) -> u64 {
+    let start = u64::from(MURMUR64A_SEED) ^ M64.wrapping_mul(8);
+    finish(absorb(start, word))
+}
+
 #[inline]
 fn absorb(hash: u64, word: u64) -> u64 {
     let mut k = word.wrapping_mul(M64);
@@ -62,4 +71,28 @@ fn finish(mut hash: u64) -> u64 {
     hash ^= hash >> 47;
     hash = hash.wrapping_mul(M64);
     hash ^ (hash >> 47)
+}
+
+/// Two numbers mixed into one: `CityHash`'s `Hash128to64`, written after Murmur.
+#[inline]
+pub(in crate::router) fn hash_pair(upper: u64, lower: u64) -> u64 {
+    const MUL: u64 = 0x9ddf_ea08_eb38_2d69;
+    let mut a = (lower ^ upper).wrapping_mul(MUL);
+    a ^= a >> 47;
+    let mut b = (upper ^ a).wrapping_mul(MUL);
+    b ^= b >> 47;
+    b.wrapping_mul(MUL)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn rehash_is_murmur64a_of_the_bytes(word: u64) {
+            prop_assert_eq!(rehash(word), murmur64a(&word.to_le_bytes(), MURMUR64A_SEED));
+        }
+    }
 }
