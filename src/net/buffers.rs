@@ -14,11 +14,11 @@ use std::cell::{Cell, RefCell};
 pub const SCRATCH_BYTES: usize = 64 * 1024;
 
 /// Capacity of a fresh write buffer.
-const BUFFER_BYTES: usize = 4 * 1024;
+const BUFFER_BYTES: usize = 16 * 1024;
 /// A buffer that has grown beyond this is freed instead of kept.
-const BUFFER_BYTES_MAX: usize = 64 * 1024;
+const BUFFER_BYTES_MAX: usize = 256 * 1024;
 /// Bytes of spare buffers that a worker keeps.
-const SPARE_BYTES_MAX: usize = 1024 * 1024;
+const SPARE_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 thread_local! {
     static SPARE: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };

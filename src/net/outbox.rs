@@ -196,6 +196,18 @@ impl Outbox {
         self.queue.borrow_mut().push(bytes);
     }
 
+    /// Lets `write` append to the queue.
+    #[inline]
+    pub fn push_with(&self, write: impl FnOnce(&mut Vec<u8>)) {
+        let mut queue = self.queue.borrow_mut();
+        let before = queue.tail.len();
+        queue.push(b"");
+        write(&mut queue.tail);
+        // A writer that takes bytes away would cut what others have queued.
+        debug_assert!(queue.tail.len() >= before);
+        queue.len += queue.tail.len().saturating_sub(before);
+    }
+
     /// Queues several copies at once.
     #[inline]
     pub fn push_all(&self, pieces: &[&[u8]]) {

@@ -25,7 +25,7 @@ use crate::net::inbox::{Batch, Consumed, Inbox};
 use crate::net::outbox::{Outbox, SHARE_BYTES_MIN};
 use crate::net::stream::ReadHalf;
 use crate::net::turn::Turn;
-use crate::protocol::reply::{self, Outcome, Part, Shape};
+use crate::protocol::reply::{self, Block, Outcome, Part, Shape};
 use crate::protocol::request::Wire;
 
 /// Waits between attempts to connect while the server is not ejected: short, for
@@ -37,6 +37,11 @@ const RECONNECT: Backoff = Backoff {
     factor: 2.0,
     jitter: 0.1,
 };
+
+thread_local! {
+    /// The blocks found in one read, lent to whichever connection is reading.
+    static BLOCKS: RefCell<Vec<Block>> = const { RefCell::new(Vec::new()) };
+}
 
 /// What an asker is told.
 #[derive(Debug)]
@@ -50,10 +55,12 @@ pub enum Reply<'a> {
         /// What it says.
         outcome: Outcome,
     },
-    /// One `VALUE` block of a reply that goes on.
-    Block {
-        /// As the server sent it, with the line end after the data.
+    /// Some `VALUE` blocks of a reply that goes on.
+    Blocks {
+        /// As the server sent them, one behind the other.
         bytes: &'a [u8],
+        /// What each of them is.
+        blocks: &'a [Block],
         /// The owner of `bytes`, if they may be shared instead of copied.
         owner: Option<&'a Bytes>,
     },
@@ -82,7 +89,7 @@ pub enum Verdict {
 pub trait Asker {
     /// Takes the reply, or a part of it, to the request asked with `token`.
     ///
-    /// Called with any number of [`Reply::Block`] and then exactly once with
+    /// Called with any number of [`Reply::Blocks`] and then exactly once with
     /// one of the others.
     fn reply(&self, token: u64, reply: Reply<'_>) -> Verdict;
 }
@@ -467,9 +474,10 @@ impl Connection {
             let part = front.map(|(shape, expected)| reply::cut(shape, expected, rest));
             match part {
                 Some(Ok(Part::More { need })) => break need,
-                Some(Ok(Part::Block { len })) => {
+                Some(Ok(Part::Block(first))) => {
+                    let (len, fits) = self.take_blocks(first, rest, batch.owner);
                     used += len;
-                    if !self.take_block(rest.get(..len).unwrap_or_default(), batch.owner) {
+                    if !fits {
                         self.break_off(Failure::Protocol);
                     }
                 }
@@ -506,20 +514,37 @@ impl Connection {
         }
     }
 
-    /// Hands on a block; says whether it fits.
-    fn take_block(&self, bytes: &[u8], owner: Option<&Bytes>) -> bool {
-        self.front_blocks.set(self.front_blocks.get() + 1);
-        let front = self
-            .waiting
-            .borrow()
-            .front()
-            .map(|front| (front.asker.clone(), front.token));
-        match front {
-            Some((Some(asker), token)) => {
-                asker.reply(token, Reply::Block { bytes, owner }) == Verdict::Fits
+    /// Hands on all blocks at the start of `rest`, of which the first is known.
+    /// Returns their length and whether they fit.
+    fn take_blocks(&self, first: Block, rest: &[u8], owner: Option<&Bytes>) -> (usize, bool) {
+        BLOCKS.with_borrow_mut(|blocks| {
+            blocks.clear();
+            blocks.push(first);
+            let mut len = first.len;
+            // What is no block is looked at again as the end of the reply.
+            while let Some(more) = rest.get(len..)
+                && let Ok(Part::Block(block)) = reply::cut(Shape::Values, 0, more)
+            {
+                blocks.push(block);
+                len += block.len;
             }
-            _ => true,
-        }
+            self.front_blocks
+                .set(self.front_blocks.get() + to_u64(blocks.len()));
+            let front = self
+                .waiting
+                .borrow()
+                .front()
+                .map(|front| (front.asker.clone(), front.token));
+            let Some((Some(asker), token)) = front else {
+                return (len, true);
+            };
+            let reply = Reply::Blocks {
+                bytes: rest.get(..len).unwrap_or_default(),
+                blocks,
+                owner,
+            };
+            (len, asker.reply(token, reply) == Verdict::Fits)
+        })
     }
 
     /// Hands on a reply; says whether it fits.

@@ -6,11 +6,11 @@
 //! of step, and [`Desync`] tells the caller to give the connection up: a lost
 //! reply is an error which the client sees, another's reply is one it does not.
 
-use memchr::memchr;
+use memchr::{memchr, memchr2};
 use thiserror::Error;
 
 use super::number::read_u64;
-use super::request::{Change, ChangeVerb, Keys, Request, Words};
+use super::request::{Change, ChangeVerb, Request, Words};
 use super::{limits, meta};
 
 /// Longest line a server may answer with, in bytes. memcached's own lines stay
@@ -121,16 +121,33 @@ pub enum Part {
         /// commands.
         in_step: bool,
     },
-    /// One `VALUE` block out of several; the reply goes on after `len` bytes.
-    Block {
-        /// Its length in bytes, with the line end after the data.
-        len: usize,
-    },
+    /// One `VALUE` block out of several; the reply goes on after it.
+    Block(Block),
     /// The bytes stop inside a reply or block which is at least this long.
     More {
         /// Exact once a value's header is there.
         need: usize,
     },
+}
+
+/// One `VALUE` line and its data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Block {
+    /// Its length in bytes, with the line end after the data.
+    pub len: usize,
+    /// The length of its key.
+    pub key_len: usize,
+}
+
+impl Block {
+    /// The key, from the bytes of the block.
+    #[inline]
+    pub fn key<'a>(&self, bytes: &'a [u8]) -> &'a [u8] {
+        bytes
+            .get(VALUE.len()..)
+            .and_then(|rest| rest.get(..self.key_len))
+            .unwrap_or_default()
+    }
 }
 
 /// The server said something that cannot be the reply to the request.
@@ -145,16 +162,23 @@ pub struct Desync;
 #[inline]
 pub fn fingerprint(bytes: &[u8]) -> u64 {
     const MULTIPLIER: u64 = 0x9e37_79b9_7f4a_7c15;
+    let mix = |sum: u64, word: u64| (sum ^ word).wrapping_mul(MULTIPLIER).rotate_left(29);
     let mut sum = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
-    let mut chunks = bytes.chunks_exact(8);
-    for chunk in &mut chunks {
-        let word = <[u8; 8]>::try_from(chunk).map_or(0, u64::from_le_bytes);
-        sum = (sum ^ word).wrapping_mul(MULTIPLIER).rotate_left(29);
-    }
-    for &byte in chunks.remainder() {
-        sum = (sum ^ u64::from(byte))
-            .wrapping_mul(MULTIPLIER)
-            .rotate_left(29);
+    // The last eight bytes overlap those before: no loop over single bytes.
+    if let Some(last) = bytes.last_chunk::<8>() {
+        for chunk in bytes.chunks_exact(8) {
+            sum = mix(
+                sum,
+                <[u8; 8]>::try_from(chunk).map_or(0, u64::from_le_bytes),
+            );
+        }
+        sum = mix(sum, u64::from_le_bytes(*last));
+    } else {
+        let mut short = [0u8; 8];
+        for (to, &from) in short.iter_mut().zip(bytes) {
+            *to = from;
+        }
+        sum = mix(sum, u64::from_le_bytes(short));
     }
     sum | 1
 }
@@ -181,22 +205,20 @@ pub fn expected_fingerprint(request: &Request<'_>) -> u64 {
 /// [`Desync`] if these bytes cannot be the reply.
 #[inline]
 pub fn cut(shape: Shape, expected: u64, buf: &[u8]) -> Result<Part, Desync> {
+    match (shape, buf.first()) {
+        (Shape::Value, Some(b'V')) => return value(expected, buf),
+        (Shape::Values, Some(b'V')) => return values(buf),
+        _ => {}
+    }
     let Some(end) = memchr(b'\n', buf) else {
-        return if buf.len() > REPLY_LINE_BYTES_MAX {
-            Err(Desync)
-        } else {
-            Ok(Part::More {
-                need: buf.len().saturating_add(1),
-            })
-        };
+        return more_of_line(buf);
     };
     let (line, len) = match buf.get(..end) {
         Some([line @ .., b'\r']) => (line, end.saturating_add(1)),
         _ => return Err(Desync),
     };
     match shape {
-        Shape::Value => value(line, len, expected, buf),
-        Shape::Values => values(line, len, buf),
+        Shape::Value | Shape::Values => end_or_error(line, len),
         Shape::MetaGet | Shape::MetaArithmetic if line.starts_with(b"VA ") => {
             meta_value(shape, line, len, expected, buf)
         }
@@ -204,53 +226,111 @@ pub fn cut(shape: Shape, expected: u64, buf: &[u8]) -> Result<Part, Desync> {
     }
 }
 
-/// The words of a `VALUE` line.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ValueLine<'a> {
-    /// The key.
-    pub key: &'a [u8],
-    /// The client flags, as sent.
-    pub flags: &'a [u8],
+/// The line has no end yet: wait for it, unless it is too long to be believed.
+fn more_of_line(buf: &[u8]) -> Result<Part, Desync> {
+    if buf.len() > REPLY_LINE_BYTES_MAX {
+        return Err(Desync);
+    }
+    Ok(Part::More {
+        need: buf.len().saturating_add(1),
+    })
+}
+
+/// The first word of a value's header.
+const VALUE: &[u8] = b"VALUE ";
+
+/// What matters of a line `VALUE <key> <flags> <bytes> [<cas>]`.
+struct Header<'a> {
+    key: &'a [u8],
     /// Bytes of value.
-    pub length: usize,
-    /// The cas id, as sent; empty if there is none.
-    pub cas: &'a [u8],
+    length: usize,
+    /// Bytes of the line, with its end.
+    line: usize,
 }
 
-impl<'a> ValueLine<'a> {
-    /// Reads `VALUE <key> <flags> <bytes> [<cas>]`, without its line end.
+impl<'a> Header<'a> {
+    /// Reads the header at the start of `buf` in one pass; `None` if it goes on
+    /// behind the end of `buf`.
     #[inline]
-    pub fn read(line: &'a [u8]) -> Option<Self> {
-        let words = line.strip_prefix(b"VALUE ")?;
-        let blank = memchr(b' ', words)?;
-        let (key, rest) = words.split_at_checked(blank)?;
-        let mut words = Words::new(rest);
-        let (flags, length) = (words.next()?, words.next()?);
-        let length = usize::try_from(read_u64(length)?).ok()?;
-        if length > limits::VALUE_BYTES_CEILING {
-            return None;
+    fn read(buf: &'a [u8]) -> Result<Option<Self>, Desync> {
+        let Some(words) = buf.strip_prefix(VALUE) else {
+            return unless(VALUE.starts_with(buf));
+        };
+        let near = words.get(..=limits::KEY_BYTES_MAX).unwrap_or(words);
+        let Some(end) = memchr2(b' ', b'\n', near) else {
+            return unless(near.len() <= limits::KEY_BYTES_MAX);
+        };
+        let (Some(key), Some(numbers @ [b' ', ..])) = (words.get(..end), words.get(end..)) else {
+            return Err(Desync);
+        };
+        let mut bytes = numbers.iter().skip(1);
+        // The flags are the client's affair, but they must be a number.
+        match number(&mut bytes)? {
+            Some((_, b' ')) => {}
+            Some(_) => return Err(Desync),
+            None => return Ok(None),
         }
-        Some(Self {
-            key,
-            flags,
-            length,
-            cas: words.next().unwrap_or_default(),
-        })
+        let length = match number(&mut bytes)? {
+            Some((length, b' ')) => match number(&mut bytes)? {
+                Some((_, b'\r')) => length,
+                Some(_) => return Err(Desync),
+                None => return Ok(None),
+            },
+            Some((length, _)) => length,
+            None => return Ok(None),
+        };
+        match bytes.next() {
+            Some(b'\n') => {}
+            Some(_) => return Err(Desync),
+            None => return Ok(None),
+        }
+        match usize::try_from(length) {
+            Ok(length) if length <= limits::VALUE_BYTES_CEILING => Ok(Some(Self {
+                key,
+                length,
+                line: buf.len().saturating_sub(bytes.len()),
+            })),
+            _ => Err(Desync),
+        }
     }
 }
 
-/// A reply to a retrieval of one key.
+/// Nothing yet, unless it is clear already that it cannot be right.
+fn unless<'a>(possible: bool) -> Result<Option<Header<'a>>, Desync> {
+    if possible { Ok(None) } else { Err(Desync) }
+}
+
+/// Reads digits and the byte after them, a blank or CR; `None` if `bytes` end
+/// before that.
 #[inline]
-fn value(line: &[u8], len: usize, expected: u64, buf: &[u8]) -> Result<Part, Desync> {
-    if !line.starts_with(b"V") {
-        return end_or_error(line, len);
+fn number<'a>(bytes: &mut impl Iterator<Item = &'a u8>) -> Result<Option<(u64, u8)>, Desync> {
+    let mut sum = 0u64;
+    let mut any = false;
+    for &byte in bytes {
+        let digit = byte.wrapping_sub(b'0');
+        if digit <= 9 {
+            sum = sum.saturating_mul(10).saturating_add(u64::from(digit));
+            any = true;
+        } else if any && matches!(byte, b' ' | b'\r') {
+            return Ok(Some((sum, byte)));
+        } else {
+            return Err(Desync);
+        }
     }
-    let header = ValueLine::read(line).ok_or(Desync)?;
+    Ok(None)
+}
+
+/// A hit in a reply to a retrieval of one key.
+#[inline]
+fn value(expected: u64, buf: &[u8]) -> Result<Part, Desync> {
+    let Some(header) = Header::read(buf)? else {
+        return more_of_line(buf);
+    };
     if expected != 0 && fingerprint(header.key) != expected {
         return Err(Desync);
     }
     const TAIL: &[u8] = b"\r\nEND\r\n";
-    let data_end = len.saturating_add(header.length);
+    let data_end = header.line.saturating_add(header.length);
     let total = data_end.saturating_add(TAIL.len());
     match buf.get(data_end..total) {
         None => Ok(Part::More { need: total }),
@@ -263,18 +343,20 @@ fn value(line: &[u8], len: usize, expected: u64, buf: &[u8]) -> Result<Part, Des
     }
 }
 
-/// A block of a reply to a retrieval of many keys, or its end.
+/// A block of a reply to a retrieval of many keys.
 #[inline]
-fn values(line: &[u8], len: usize, buf: &[u8]) -> Result<Part, Desync> {
-    if !line.starts_with(b"V") {
-        return end_or_error(line, len);
-    }
-    let header = ValueLine::read(line).ok_or(Desync)?;
-    let data_end = len.saturating_add(header.length);
+fn values(buf: &[u8]) -> Result<Part, Desync> {
+    let Some(header) = Header::read(buf)? else {
+        return more_of_line(buf);
+    };
+    let data_end = header.line.saturating_add(header.length);
     let total = data_end.saturating_add(2);
     match buf.get(data_end..total) {
         None => Ok(Part::More { need: total }),
-        Some(b"\r\n") => Ok(Part::Block { len: total }),
+        Some(b"\r\n") => Ok(Part::Block(Block {
+            len: total,
+            key_len: header.key.len(),
+        })),
         Some(_) => Err(Desync),
     }
 }
@@ -397,21 +479,6 @@ fn error_line(line: &[u8], len: usize, keep: bool) -> Result<Part, Desync> {
     })
 }
 
-/// Walks the `VALUE` blocks of a reply against the keys that were asked for.
-///
-/// Servers answer in the order asked and leave out what they do not have.
-/// Returns the position of the block's key among `keys`, counted from `from`;
-/// `None` if it is not there, so that the block belongs to nobody.
-pub fn position_of(block: &[u8], keys: Keys<'_>, from: usize) -> Option<usize> {
-    let line = block.get(..memchr(b'\r', block)?)?;
-    let key = ValueLine::read(line)?.key;
-    keys.iter()
-        .enumerate()
-        .skip(from)
-        .find(|(_, asked)| *asked == key)
-        .map(|(at, _)| at)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -462,10 +529,19 @@ mod tests {
     #[test]
     fn many_values_come_block_by_block() {
         let reply = b"VALUE a 0 1\r\nx\r\nVALUE b 0 0 77\r\n\r\nEND\r\n";
-        assert_eq!(cut(Shape::Values, 0, reply), Ok(Part::Block { len: 16 }));
+        assert_eq!(
+            cut(Shape::Values, 0, reply),
+            Ok(Part::Block(Block {
+                len: 16,
+                key_len: 1
+            }))
+        );
         assert_eq!(
             cut(Shape::Values, 0, &reply[16..]),
-            Ok(Part::Block { len: 18 })
+            Ok(Part::Block(Block {
+                len: 18,
+                key_len: 1
+            }))
         );
         assert_eq!(whole(Shape::Values, &reply[34..]), (5, Outcome::Miss));
     }

@@ -11,7 +11,7 @@ use super::stats::Command;
 use super::worker::{Link, PoolView};
 use crate::pool::{Ask, Asker, Connection, Failure};
 use crate::protocol::meta::{self, ItemKey};
-use crate::protocol::reply::{self, Shape};
+use crate::protocol::reply::{self, Block, Shape};
 use crate::protocol::request::{Change, ChangeVerb, Keys, Replaced, Request, Retrieve, Wire};
 
 /// How a retrieval says that there is no such item.
@@ -177,10 +177,10 @@ impl Session {
         reading: &Reading<'_>,
     ) {
         let bytes_max = reading.view.layout.sessions.multiget_bytes_max;
-        let mut merge = Merge::take(target.pool.miss_on_error, bytes_max);
+        let mut merge = Merge::take(retrieve.keys.all, target.pool.miss_on_error, bytes_max);
         // Which fragment a server has, by its place in the pool.
         let mut fragments: Vec<Option<u16>> = vec![None; target.view.links.len()];
-        for key in retrieve.keys.iter() {
+        for (start, key) in retrieve.keys.iter() {
             let server = target.pool.placement.pick(key);
             let (Some(known), Some(link)) =
                 (fragments.get_mut(server), target.view.links.get(server))
@@ -196,23 +196,33 @@ impl Session {
                     fragment
                 }
             };
-            merge.add_key(key, fragment);
+            merge.add_key(start, key.len(), fragment);
             if !merge.is_pending(fragment) {
                 continue;
             }
             match link {
                 Link::Remote(connections) => {
                     if let Some(connection) = self.pick(connections) {
-                        connection.outbox().push_all(&[b" ", key]);
+                        // The blank before the key is there already, but for the
+                        // first one.
+                        let before = start.checked_sub(1);
+                        match before.and_then(|at| retrieve.keys.all.get(at..start + key.len())) {
+                            Some(word) => connection.outbox().push(word),
+                            None => connection.outbox().push_all(&[b" ", key]),
+                        }
                     }
                 }
                 Link::Embedded(_, cache) => {
                     let mut reply = crate::net::buffers::take();
                     cache.serve(&Request::Retrieve(one_key(retrieve, key)), &mut reply);
-                    if let Some(block) = reply.strip_suffix(END)
-                        && !block.is_empty()
+                    if let Some(bytes) = reply.strip_suffix(END)
+                        && !bytes.is_empty()
                     {
-                        merge.block(fragment, block, None);
+                        let block = Block {
+                            len: bytes.len(),
+                            key_len: key.len(),
+                        };
+                        merge.blocks(fragment, bytes, &[block], None);
                     }
                     crate::net::buffers::give(reply);
                 }
@@ -320,10 +330,7 @@ impl Session {
 /// A retrieval of one of the keys of another.
 fn one_key<'a>(retrieve: &Retrieve<'a>, key: &'a [u8]) -> Retrieve<'a> {
     Retrieve {
-        keys: Keys {
-            first: key,
-            rest: b"",
-        },
+        keys: Keys::one(key),
         ..*retrieve
     }
 }

@@ -6,16 +6,16 @@
 use std::cell::RefCell;
 
 use bytes::Bytes;
-use memchr::memchr;
 
 use super::settings::MissOnError;
 use crate::net::outbox::{Outbox, SHARE_BYTES_MIN};
 use crate::pool::Failure;
+use crate::protocol::reply::Block;
 
 /// Spare merges that a worker keeps.
-const SPARE_MAX: usize = 64;
+const SPARE_MAX: usize = 256;
 /// Bytes beyond which a spare merge is not kept.
-const SPARE_BYTES_MAX: usize = 64 * 1024;
+const SPARE_BYTES_MAX: usize = 16 * 1024;
 
 thread_local! {
     /// Multi-key retrievals come one after another: their memory is lent on.
@@ -23,14 +23,19 @@ thread_local! {
     static SPARE: RefCell<Vec<Box<Merge>>> = const { RefCell::new(Vec::new()) };
 }
 
+/// Behind the last key of a fragment.
+const NO_KEY: u32 = u32::MAX;
+
 /// One key of a multi-key retrieval.
 #[derive(Clone, Copy, Debug)]
 struct Wanted {
     /// Where the key lies in `keys`.
     start: u32,
     len: u16,
-    /// Which fragment asked for it.
+    /// Which fragment asks for it.
     fragment: u16,
+    /// The next key of the same fragment.
+    next: u32,
     found: Found,
 }
 
@@ -45,11 +50,13 @@ enum Found {
     Shared(u32),
 }
 
-/// The keys that one server was asked for.
+/// The keys that one server is asked for.
 #[derive(Clone, Copy, Debug)]
 struct Fragment {
     /// Its first key that may still come.
-    next: usize,
+    next: u32,
+    /// Its last key.
+    last: u32,
     keys: u32,
     state: FragmentState,
 }
@@ -79,11 +86,20 @@ pub struct Merge {
 
 impl Merge {
     /// An empty one, with memory of an earlier one if there is any.
-    pub fn take(miss_on_error: MissOnError, bytes_max: usize) -> Box<Self> {
+    ///
+    /// `keys` holds all keys; the key of each [`Self::add_key`] lies in it.
+    pub fn take(keys: &[u8], miss_on_error: MissOnError, bytes_max: usize) -> Box<Self> {
         let mut merge = SPARE.with_borrow_mut(Vec::pop).unwrap_or_default();
+        merge.keys.extend_from_slice(keys);
         merge.miss_on_error = miss_on_error;
         merge.bytes_max = bytes_max;
         merge
+    }
+
+    /// Frees what is kept for later ones: the worker has had nothing to do for a
+    /// while.
+    pub fn release() {
+        drop(SPARE.take());
     }
 
     /// Keeps the memory of one that is done.
@@ -113,7 +129,8 @@ impl Merge {
     pub fn add_fragment(&mut self) -> u16 {
         let number = u16::try_from(self.fragments.len()).unwrap_or(u16::MAX);
         self.fragments.push(Fragment {
-            next: self.wanted.len(),
+            next: NO_KEY,
+            last: NO_KEY,
             keys: 0,
             state: FragmentState::Pending,
         });
@@ -121,19 +138,25 @@ impl Merge {
         number
     }
 
-    /// Adds a key to a fragment.
+    /// Adds the key of `len` bytes at `start` to a fragment.
     #[inline]
-    pub fn add_key(&mut self, key: &[u8], fragment: u16) {
-        let start = to_u32(self.keys.len());
-        self.keys.extend_from_slice(key);
+    pub fn add_key(&mut self, start: usize, len: usize, fragment: u16) {
+        let at = to_u32(self.wanted.len());
         self.wanted.push(Wanted {
-            start,
-            len: u16::try_from(key.len()).unwrap_or(u16::MAX),
+            start: to_u32(start),
+            len: u16::try_from(len).unwrap_or(u16::MAX),
             fragment,
+            next: NO_KEY,
             found: Found::Nothing,
         });
-        if let Some(fragment) = self.fragments.get_mut(usize::from(fragment)) {
-            fragment.keys += 1;
+        let Some(fragment) = self.fragments.get_mut(usize::from(fragment)) else {
+            return;
+        };
+        fragment.keys += 1;
+        let last = std::mem::replace(&mut fragment.last, at);
+        match self.wanted.get_mut(to_usize(last)) {
+            Some(last) => last.next = at,
+            None => fragment.next = at,
         }
     }
 
@@ -150,57 +173,65 @@ impl Merge {
             .is_some_and(|fragment| fragment.state == FragmentState::Pending)
     }
 
-    /// Takes a `VALUE` block. Says whether it belongs to a key of the fragment
-    /// that comes behind those already answered.
-    #[inline]
-    pub fn block(&mut self, fragment: u16, block: &[u8], owner: Option<&Bytes>) -> bool {
+    /// Takes `VALUE` blocks, which stand one behind the other in `bytes`. Says
+    /// whether each belongs to a key of the fragment and comes in the right
+    /// order: servers answer in the order asked and leave out what they do not
+    /// have.
+    pub fn blocks(
+        &mut self,
+        fragment: u16,
+        bytes: &[u8],
+        blocks: &[Block],
+        owner: Option<&Bytes>,
+    ) -> bool {
         let Some(part) = self.fragments.get_mut(usize::from(fragment)) else {
             return false;
         };
-        // `VALUE <key> `: the reader of replies has checked the form.
-        let Some(key) = block
-            .get(6..)
-            .and_then(|rest| memchr(b' ', rest).and_then(|end| rest.get(..end)))
-        else {
-            return false;
-        };
-        let keys = &self.keys;
-        let found = self
-            .wanted
-            .iter_mut()
-            .enumerate()
-            .skip(part.next)
-            .find(|(_, wanted)| {
-                let start = to_usize(wanted.start);
-                wanted.fragment == fragment
-                    && usize::from(wanted.len) == key.len()
-                    && keys.get(start..start + key.len()) == Some(key)
-            });
-        let Some((at, wanted)) = found else {
-            return false;
-        };
-        part.next = at + 1;
-        self.bytes += block.len();
-        if self.bytes > self.bytes_max {
-            // Kept no longer, only counted: the request fails when all is in.
+        self.bytes += bytes.len();
+        let keep = self.bytes <= self.bytes_max;
+        if !keep {
+            // Only counted from here on: the request fails when all is in.
             self.blocks = Vec::new();
             self.shared = Vec::new();
-            return true;
         }
-        wanted.found = match owner {
-            Some(owner) if block.len() >= SHARE_BYTES_MIN => {
-                self.shared.push(owner.slice_ref(block));
-                Found::Shared(to_u32(self.shared.len() - 1))
-            }
-            _ => {
-                let start = to_u32(self.blocks.len());
-                self.blocks.extend_from_slice(block);
-                Found::Copied {
-                    start,
-                    len: to_u32(block.len()),
+        // Small blocks are copied all at once, large ones shared each.
+        let copy_all = blocks.iter().all(|block| block.len < SHARE_BYTES_MIN) || owner.is_none();
+        let mut start = self.blocks.len();
+        if keep && copy_all {
+            self.blocks.extend_from_slice(bytes);
+        }
+        let mut rest = bytes;
+        for block in blocks {
+            let Some((bytes, behind)) = rest.split_at_checked(block.len) else {
+                return false;
+            };
+            rest = behind;
+            let key = block.key(bytes);
+            let wanted = loop {
+                let Some(wanted) = self.wanted.get_mut(to_usize(part.next)) else {
+                    return false;
+                };
+                part.next = wanted.next;
+                let start = to_usize(wanted.start);
+                if self.keys.get(start..start + usize::from(wanted.len)) == Some(key) {
+                    break wanted;
                 }
+            };
+            if !keep {
+                continue;
             }
-        };
+            wanted.found = match owner {
+                Some(owner) if !copy_all => {
+                    self.shared.push(owner.slice_ref(bytes));
+                    Found::Shared(to_u32(self.shared.len() - 1))
+                }
+                _ => Found::Copied {
+                    start: to_u32(start),
+                    len: to_u32(block.len),
+                },
+            };
+            start += block.len;
+        }
         true
     }
 
@@ -289,14 +320,21 @@ impl Merge {
             outbox.push(&self.error);
             return;
         }
+        if self.shared.is_empty() {
+            outbox.push_with(|out| {
+                for wanted in &self.wanted {
+                    if let Found::Copied { start, len } = wanted.found {
+                        out.extend_from_slice(self.copied(start, len));
+                    }
+                }
+                out.extend_from_slice(b"END\r\n");
+            });
+            return;
+        }
         for wanted in &self.wanted {
             match wanted.found {
                 Found::Nothing => {}
-                Found::Copied { start, len } => {
-                    let start = to_usize(start);
-                    let block = self.blocks.get(start..start + to_usize(len));
-                    outbox.push(block.unwrap_or_default());
-                }
+                Found::Copied { start, len } => outbox.push(self.copied(start, len)),
                 Found::Shared(at) => {
                     if let Some(block) = self.shared.get(to_usize(at)) {
                         outbox.push_shared(block.clone());
@@ -305,6 +343,13 @@ impl Merge {
             }
         }
         outbox.push(b"END\r\n");
+    }
+
+    #[inline]
+    fn copied(&self, start: u32, len: u32) -> &[u8] {
+        let start = to_usize(start);
+        let block = self.blocks.get(start..start + to_usize(len));
+        block.unwrap_or_default()
     }
 }
 

@@ -379,7 +379,7 @@ impl Session {
                 };
                 slots.answer(number, bytes, owner, &self.outbox);
             }
-            Reply::Block { .. } => return Verdict::Misfit,
+            Reply::Blocks { .. } => return Verdict::Misfit,
             Reply::Failed { server, failure } => {
                 let text = self.failure_text(asked, server, failure);
                 slots.answer(number, &text, None, &self.outbox);
@@ -424,7 +424,7 @@ impl Session {
 fn complaint(reply: &Reply<'_>) -> Option<Vec<u8>> {
     match *reply {
         Reply::Whole { outcome, .. } if !outcome.is_error() => None,
-        Reply::Whole { bytes, .. } | Reply::Block { bytes, .. } => Some(bytes.to_vec()),
+        Reply::Whole { bytes, .. } | Reply::Blocks { bytes, .. } => Some(bytes.to_vec()),
         Reply::Failed { server, failure } => {
             Some(format!("SERVER_ERROR {server} {failure}\r\n").into_bytes())
         }
@@ -434,8 +434,12 @@ fn complaint(reply: &Reply<'_>) -> Option<Vec<u8>> {
 /// Takes a part of the reply of one of several servers.
 fn take_fragment(merge: &mut Merge, fragment: u16, reply: &Reply<'_>) -> Verdict {
     match *reply {
-        Reply::Block { bytes, owner } => {
-            if !merge.block(fragment, bytes, owner) {
+        Reply::Blocks {
+            bytes,
+            blocks,
+            owner,
+        } => {
+            if !merge.blocks(fragment, bytes, blocks, owner) {
                 return Verdict::Misfit;
             }
         }

@@ -9,6 +9,7 @@ use arc_swap::ArcSwap;
 use tokio::task::AbortHandle;
 
 use super::layout::{Layout, Member};
+use super::merge::Merge;
 use super::session::Session;
 use super::stats::{End, PoolCounters, PoolStats, WorkerStats};
 use crate::clock::{self, Moment};
@@ -287,6 +288,7 @@ impl Handler for Worker {
             let now_received = self.stats.bytes_received.get();
             if now_received == received {
                 buffers::release();
+                Merge::release();
             }
             received = now_received;
         }

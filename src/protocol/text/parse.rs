@@ -234,12 +234,15 @@ fn retrieve<'a>(
     let Some(first) = words.next() else {
         return refuse(Error::BadFormat, whole.len());
     };
-    let rest = trim_end(words.rest());
+    let before_first = args
+        .len()
+        .saturating_sub(words.rest().len())
+        .saturating_sub(first.len());
+    let all = trim_end(args.get(before_first..).unwrap_or_default());
+    let keys = Keys { first, all };
     // One key too long spoils the whole request, as in memcached. Words can only
     // be that long where there are that many bytes.
-    if first.len() > KEY_BYTES_MAX
-        || (rest.len() > KEY_BYTES_MAX && Words::new(rest).any(|key| key.len() > KEY_BYTES_MAX))
-    {
+    if all.len() > KEY_BYTES_MAX && keys.iter().any(|(_, key)| key.len() > KEY_BYTES_MAX) {
         return refuse(Error::BadFormat, whole.len());
     }
     let before_keys = line.len().saturating_sub(args.len());
@@ -248,7 +251,7 @@ fn retrieve<'a>(
             verb,
             head: trim_end(line.get(..before_keys).unwrap_or_default()),
             exptime,
-            keys: Keys { first, rest },
+            keys,
             whole,
         }),
         whole.len(),
@@ -481,7 +484,10 @@ mod tests {
             panic!();
         };
         assert_eq!(get.verb, RetrieveVerb::Get);
-        assert_eq!(get.keys.iter().collect::<Vec<_>>(), [&b"a"[..], b"bb"]);
+        assert_eq!(
+            get.keys.iter().collect::<Vec<_>>(),
+            [(0, &b"a"[..]), (3, b"bb")]
+        );
         let Request::Retrieve(get) = one(b"gats -1 k\n") else {
             panic!();
         };
@@ -742,7 +748,8 @@ mod tests {
                 prop_assert_eq!(len, sent.len());
                 match (&request, &again) {
                     (Request::Retrieve(a), Request::Retrieve(b)) => {
-                        prop_assert_eq!(a.keys.iter().collect::<Vec<_>>(), b.keys.iter().collect::<Vec<_>>());
+                        let keys = |keys: Keys<'_>| keys.iter().map(|(_, key)| key.to_vec()).collect::<Vec<_>>();
+                        prop_assert_eq!(keys(a.keys), keys(b.keys));
                         prop_assert_eq!((a.verb, a.exptime), (b.verb, b.exptime));
                     }
                     (Request::Store(a), Request::Store(b)) => {
