@@ -5,7 +5,10 @@
 //! otherwise; each iteration takes the next of 1 024 keys, so that branches are
 //! not learnt by heart.
 
-#![expect(clippy::unwrap_used, reason = "a pool that cannot be built ends the bench")]
+#![expect(
+    clippy::unwrap_used,
+    reason = "a pool that cannot be built ends the bench"
+)]
 
 use divan::{Bencher, black_box};
 use ketch::router::{Distribution, Hash, Member, Placement, Settings};

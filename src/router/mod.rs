@@ -120,9 +120,10 @@ impl Placement {
     #[must_use]
     pub fn explain<'key>(&self, key: &'key [u8]) -> Explanation<'key> {
         let hashed = self.rule.part(key);
-        let hash = match self.single {
-            true => None,
-            false => self.selector.hash(self.hasher, hashed),
+        let hash = if self.single {
+            None
+        } else {
+            self.selector.hash(self.hasher, hashed)
         };
         Explanation {
             hashed,
