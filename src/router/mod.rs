@@ -105,7 +105,8 @@ impl Placement {
     }
 
     /// The place in the list, the first being 0, of the server that holds
-    /// `key`. Does not allocate, and takes any bytes.
+    /// `key`, which may be any bytes. Does not allocate for keys of up to 256
+    /// bytes, more than the protocol has.
     #[inline]
     #[must_use]
     pub fn pick(&self, key: &[u8]) -> usize {
