@@ -121,3 +121,73 @@ pub enum Error {
     #[error("no live servers")]
     NoneAlive,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_name_what_is_wrong() {
+        let name = || "10.0.0.1".to_owned();
+        let messages = [
+            (
+                Error::TooManyServers {
+                    count: 70_000,
+                    distribution: Distribution::Ketama,
+                    max: 65_536,
+                },
+                "70000 servers, but distribution ketama takes at most 65536",
+            ),
+            (
+                Error::NameDuplicate {
+                    name: name(),
+                    first: 0,
+                    second: 2,
+                },
+                "two servers are named '10.0.0.1', at places 0 and 2",
+            ),
+            (
+                Error::Weight {
+                    server: name(),
+                    weight: 0.5,
+                    distribution: Distribution::Ketama,
+                    takes: "whole numbers from 1",
+                },
+                "server '10.0.0.1' has weight 0.5, but distribution ketama takes whole numbers from 1",
+            ),
+            (
+                Error::WeightSum {
+                    sum: 4_294_967_296.0,
+                },
+                "the weights add up to 4294967296, more than 4294967295",
+            ),
+            (
+                Error::HashNotApplicable {
+                    distribution: Distribution::Furc,
+                    hash: Hash::Md5,
+                    own: Hash::Murmur64a,
+                },
+                "distribution furc has its own hash, murmur64a, and takes no md5",
+            ),
+            (
+                Error::SeedNotApplicable,
+                "a seed needs hash xxh3_64, which this pool does not use",
+            ),
+            (
+                Error::HashStop { length: 17 },
+                "hash stop of 17 bytes, but 1 to 16 are allowed",
+            ),
+            (
+                Error::RangeDuplicate {
+                    first: name(),
+                    second: "10.0.0.2".to_owned(),
+                    start: b"m\xff".to_vec(),
+                },
+                "the ranges of '10.0.0.1' and '10.0.0.2' start at the same key, 'm\\xff'",
+            ),
+        ];
+        for (error, message) in messages {
+            assert_eq!(error.to_string(), message);
+        }
+    }
+}

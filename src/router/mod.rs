@@ -105,7 +105,8 @@ impl Placement {
     }
 
     /// The place in the list, the first being 0, of the server that holds
-    /// `key`. Does not allocate, and takes any bytes.
+    /// `key`, which may be any bytes. Does not allocate for keys of up to 256
+    /// bytes, more than the protocol has.
     #[inline]
     #[must_use]
     pub fn pick(&self, key: &[u8]) -> usize {
@@ -120,9 +121,10 @@ impl Placement {
     #[must_use]
     pub fn explain<'key>(&self, key: &'key [u8]) -> Explanation<'key> {
         let hashed = self.rule.part(key);
-        let hash = match self.single {
-            true => None,
-            false => self.selector.hash(self.hasher, hashed),
+        let hash = if self.single {
+            None
+        } else {
+            self.selector.hash(self.hasher, hashed)
         };
         Explanation {
             hashed,

@@ -113,3 +113,40 @@ impl std::fmt::Display for Warning {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_say_what_happens_and_what_to_do() {
+        let narrow = Warning::NarrowHash {
+            hash: Hash::Crc32,
+            server: "10.0.0.1".to_owned(),
+            percent: 99.96,
+        };
+        assert_eq!(
+            narrow.to_string(),
+            "hash crc32 reaches only the beginning of a ketama ring: 100.0 % of the keys go to \
+             server '10.0.0.1' (crc32a is the hash to take)"
+        );
+        let zero = Warning::ZeroPoints {
+            server: "10.0.0.1".to_owned(),
+            weight: 1,
+            total: 100_001,
+        };
+        assert_eq!(
+            zero.to_string(),
+            "server '10.0.0.1' gets no keys: its weight, 1 of 100001, is too small for a point on \
+             the ring"
+        );
+        let ignored = Warning::WeightsIgnored {
+            distribution: Distribution::Jump,
+            servers: 2,
+        };
+        assert_eq!(
+            ignored.to_string(),
+            "distribution jump ignores weights, and 2 of the servers have one other than 1"
+        );
+    }
+}

@@ -6,7 +6,7 @@
 //! moves, and each comes back when its server does.
 
 use super::selector::{Server, is_alive};
-use crate::router::hash::rehash;
+use crate::router::hash::{low32, rehash};
 
 /// Draws after which a key takes what its last draw makes of the live servers
 /// alone. With half of the servers dead, one key in four billion gets here.
@@ -57,8 +57,8 @@ impl Detour {
 
     /// The number of a live server, by nothing but `hash`.
     pub(super) fn any(&self, hash: u64) -> u32 {
-        let place = usize::try_from(hash).unwrap_or(0) % self.live.len().max(1);
-        self.live.get(place).copied().unwrap_or(0)
+        let place = low32(hash % (self.live.len() as u64).max(1));
+        self.live.get(place as usize).copied().unwrap_or(0)
     }
 
     /// The numbers of the live servers.

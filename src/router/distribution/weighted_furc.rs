@@ -73,7 +73,7 @@ impl WeightedFurc {
     }
 
     /// The number of a key that its first server, `first`, turned down.
-    #[cold]
+    #[inline(never)]
     fn draw_again(&self, part: &[u8], first: u32) -> u32 {
         let room = part.len() + SUFFIX_BYTES_MAX;
         let mut stack = [0; STACK_KEY_BYTES_MAX + SUFFIX_BYTES_MAX];
