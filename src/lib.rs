@@ -4,6 +4,7 @@
 //! The modules below stand in reading order. `docs/architecture.md` has the
 //! map, the invariants and the way of a request.
 
+pub mod admin;
 pub mod clock;
 pub mod net;
 pub mod pool;

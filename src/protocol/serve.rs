@@ -1,5 +1,6 @@
 //! How the proxy asks a cache that lives in its own process.
 
+use super::reply::Outcome;
 use super::request::Request;
 
 /// A cache reached by a function call instead of a socket.
@@ -9,5 +10,7 @@ use super::request::Request;
 pub trait Serve: Send + Sync {
     /// Carries out one request and appends its reply, as a server would send it,
     /// to `out`. Nothing is appended for a request whose client wants no answer.
-    fn serve(&self, request: &Request<'_>, out: &mut Vec<u8>);
+    /// Returns what the reply says, for the counters; that of a retrieval of
+    /// several keys counts as a hit if any was found.
+    fn serve(&self, request: &Request<'_>, out: &mut Vec<u8>) -> Outcome;
 }

@@ -138,7 +138,7 @@ impl Session {
                     self.fail(number, asked, connection, failure);
                 }
             }
-            Some(Link::Embedded(_, cache)) => {
+            Some(Link::Embedded(cache)) => {
                 let mut reply = crate::net::buffers::take();
                 cache.serve(request, &mut reply);
                 self.answer(&reply);
@@ -212,7 +212,7 @@ impl Session {
                         }
                     }
                 }
-                Link::Embedded(_, cache) => {
+                Link::Embedded(cache) => {
                     let mut reply = crate::net::buffers::take();
                     cache.serve(&Request::Retrieve(one_key(retrieve, key)), &mut reply);
                     if let Some(bytes) = reply.strip_suffix(END)
@@ -313,7 +313,7 @@ impl Session {
                     self.fail(number, asked, connection, failure);
                 }
             }
-            Some(Link::Embedded(_, cache)) => {
+            Some(Link::Embedded(cache)) => {
                 let delete = Request::Change(Change {
                     verb: ChangeVerb::Delete,
                     key: key.as_bytes(),

@@ -115,7 +115,7 @@ impl Session {
                         }
                     }
                 }
-                Link::Embedded(_, cache) => {
+                Link::Embedded(cache) => {
                     let request = Request::Admin(Admin::Other {
                         verb: AdminVerb::FlushAll,
                         args: args.as_bytes(),

@@ -42,6 +42,8 @@ pub struct Session {
     unread: Cell<bool>,
     /// The session waits for its client to take replies, or for replies.
     paused: Cell<bool>,
+    /// Bytes sent that are in the worker's counter already.
+    sent_counted: Cell<u64>,
     /// The bounds in force when the session last read.
     bounds: Cell<Bounds>,
 }
@@ -75,6 +77,7 @@ impl Session {
             dead: Cell::new(false),
             unread: Cell::new(false),
             paused: Cell::new(false),
+            sent_counted: Cell::new(0),
             bounds: Cell::new(bounds),
             worker,
         })
@@ -96,6 +99,13 @@ impl Session {
             self.ending.set(Some(end));
             self.outbox.wake_owner();
         }
+    }
+
+    /// Counts what the client has been sent since the last time.
+    fn count_sent(&self) {
+        let sent = self.outbox.sent();
+        let before = self.sent_counted.replace(sent);
+        self.worker.stats.bytes_sent.add(sent.wrapping_sub(before));
     }
 
     /// Ends the session now.
@@ -140,7 +150,7 @@ impl Session {
             }
         })
         .await;
-        self.worker.stats.bytes_sent.add(self.outbox.sent());
+        self.count_sent();
         // Waiters in flight keep the session alive; the socket goes now.
         self.dead.set(true);
         self.outbox.detach();
@@ -194,6 +204,7 @@ impl Session {
         };
         let consumed = self.take_each(batch, &mut at);
         self.worker.stats.bytes_received.add(to_u64(consumed.used));
+        self.count_sent();
         if !self.outbox.is_empty() {
             self.outbox.mark();
         }

@@ -187,7 +187,7 @@ pub struct WorkerStats {
     ended: [Counter; End::ALL.len()],
     /// Bytes received from clients.
     pub bytes_received: Counter,
-    /// Bytes sent to clients by sessions that have ended.
+    /// Bytes sent to clients.
     pub bytes_sent: Counter,
     /// Requests refused for their form, and answered with an error.
     pub bad_requests: Counter,

@@ -18,7 +18,9 @@ use crate::net::listener::Gate;
 use crate::net::stream::Stream;
 use crate::net::turn::Turn;
 use crate::net::worker::Handler;
-use crate::pool::{Connection, Deadlines, Server};
+use crate::pool::{Connection, Deadlines, Server, ServerStats};
+use crate::protocol::Request;
+use crate::protocol::reply::Outcome;
 use crate::protocol::serve::Serve;
 
 /// How often a worker looks for idle clients and memory to give back.
@@ -70,7 +72,28 @@ pub enum Link {
     /// Over sockets; a client's requests always take the same one.
     Remote(Rc<[Rc<Connection>]>),
     /// By a function call.
-    Embedded(Arc<Server>, Arc<dyn Serve>),
+    Embedded(Embedded),
+}
+
+/// A cache in this process, as a worker uses it.
+#[derive(Clone)]
+pub struct Embedded {
+    cache: Arc<dyn Serve>,
+    stats: Arc<ServerStats>,
+}
+
+impl Embedded {
+    /// Carries out a request on one key and counts it.
+    pub fn serve(&self, request: &Request<'_>, out: &mut Vec<u8>) {
+        let outcome = self.cache.serve(request, out);
+        self.stats.requests.increment();
+        match outcome {
+            Outcome::Hit => self.stats.hits.increment(),
+            Outcome::Miss => self.stats.misses.increment(),
+            outcome if outcome.is_error() => self.stats.error_replies.increment(),
+            _ => {}
+        }
+    }
 }
 
 /// A pool as this worker sees it.
@@ -200,10 +223,13 @@ impl Worker {
         }
         let server = &member.server;
         let (link, tasks) = match &member.embedded {
-            Some(cache) => (
-                Link::Embedded(Arc::clone(server), Arc::clone(cache)),
-                Vec::new(),
-            ),
+            Some(cache) => {
+                let link = Link::Embedded(Embedded {
+                    cache: Arc::clone(cache),
+                    stats: server.new_stats(),
+                });
+                (link, Vec::new())
+            }
             None => {
                 let connections: Rc<[_]> = (0..server.settings.connections.max(1))
                     .map(|_| Connection::new(Arc::clone(server), &self.turn, &self.deadlines))

@@ -1,0 +1,287 @@
+//! `/metrics`: every number the proxy keeps, summed over its threads.
+
+use std::fs;
+
+use super::page::{Family, Kind, Page, Samples, seconds};
+use super::state::State;
+use crate::clock;
+use crate::pool::{Failure, Server, ServerStats};
+use crate::proxy::Pool;
+use crate::proxy::stats::{Command, End, WorkerStats};
+use crate::stats::{Counter, HistogramSum};
+
+macro_rules! families {
+    ($($id:ident $kind:ident $name:literal [$($label:literal),*] $help:literal;)*) => {
+        $(const $id: Family = Family {
+            name: $name,
+            kind: Kind::$kind,
+            labels: &[$($label),*],
+            help: $help,
+        };)*
+        /// Every family of numbers, in the order of the page.
+        pub const FAMILIES: &[Family] = &[$($id),*];
+    };
+}
+
+families! {
+    BUILD_INFO Gauge "ketch_build_info" ["version"] "1, labelled with the release";
+    START_TIME Gauge "process_start_time_seconds" [] "when the process started, in seconds since the Unix epoch";
+    CPU Counter "process_cpu_seconds_total" [] "processor time of the process, user and system";
+    RESIDENT Gauge "process_resident_memory_bytes" [] "memory of the process that is in RAM";
+    FDS Gauge "process_open_fds" [] "descriptors that the process has open";
+    READY Gauge "ketch_ready" [] "1 while new clients are welcome";
+    WORKERS Gauge "ketch_workers" [] "worker threads";
+    SESSIONS Gauge "ketch_client_sessions" [] "clients connected now";
+    SESSIONS_MAX Gauge "ketch_client_sessions_max" [] "most clients at a time (clients.connections_max)";
+    ACCEPTED Counter "ketch_client_sessions_accepted_total" [] "clients let in";
+    REFUSED Counter "ketch_client_sessions_refused_total" [] "clients turned away because there were too many";
+    ENDED Counter "ketch_client_sessions_ended_total" ["reason"] "sessions ended: by the client, for rubbish it sent, for idling, for not taking its replies, for the proxy's stop";
+    CLIENT_RECEIVED Counter "ketch_client_received_bytes_total" [] "bytes of requests taken from clients";
+    CLIENT_SENT Counter "ketch_client_sent_bytes_total" [] "bytes of replies sent to clients";
+    BAD_REQUESTS Counter "ketch_client_bad_requests_total" [] "requests answered with an error for their form";
+    PAUSES Counter "ketch_client_pauses_total" [] "times that reading from a client paused because it was owed too much";
+    OVERSIZED Counter "ketch_client_multiget_oversized_total" [] "multi-key replies larger than clients.multiget_bytes_max";
+    TOLD Counter "ketch_failures_told_total" [] "requests answered with SERVER_ERROR because of a server";
+    MASKED Counter "ketch_failures_masked_total" [] "keys answered as misses although their server was not heard (miss_on_error)";
+    UNTOLD Counter "ketch_failures_untold_total" [] "failed requests whose clients wanted no answer (noreply)";
+    POOL_REQUESTS Counter "ketch_pool_requests_total" ["pool", "command"] "requests of clients, by pool and command";
+    SERVER_UP Gauge "ketch_server_up" ["pool", "server"] "1 while the server is asked, 0 while it is ejected";
+    SERVER_EJECTIONS Counter "ketch_server_ejections_total" ["pool", "server"] "times that the server was ejected";
+    SERVER_CONNECTIONS Gauge "ketch_server_connections" ["pool", "server"] "connections to the server that are up";
+    SERVER_CONNECTS Counter "ketch_server_connects_total" ["pool", "server"] "connections made to the server";
+    SERVER_CONNECT_FAILURES Counter "ketch_server_connect_failures_total" ["pool", "server"] "attempts to connect to the server that failed";
+    SERVER_IN_FLIGHT Gauge "ketch_server_in_flight" ["pool", "server"] "requests waiting for the server's reply";
+    SERVER_REQUESTS Counter "ketch_server_requests_total" ["pool", "server"] "requests sent to the server; a multi-key retrieval counts once for each server";
+    SERVER_HITS Counter "ketch_server_hits_total" ["pool", "server"] "keys retrieved and found";
+    SERVER_MISSES Counter "ketch_server_misses_total" ["pool", "server"] "keys retrieved and not found";
+    SERVER_FAILURES Counter "ketch_server_failures_total" ["pool", "server", "cause"] "requests the server did not answer, by cause";
+    SERVER_ERRORS Counter "ketch_server_error_replies_total" ["pool", "server"] "replies of the server that are errors of its own";
+    SERVER_LATE Counter "ketch_server_late_replies_total" ["pool", "server"] "replies that came after their request had timed out, and were dropped";
+    SERVER_SENT Counter "ketch_server_sent_bytes_total" ["pool", "server"] "bytes sent to the server";
+    SERVER_RECEIVED Counter "ketch_server_received_bytes_total" ["pool", "server"] "bytes received from the server";
+    SERVER_LATENCY Histogram "ketch_server_request_duration_seconds" ["pool", "server"] "time from handing a request to a connection to its reply";
+}
+
+/// The page.
+pub fn render(state: &State) -> String {
+    let mut page = Page::default();
+    process(&mut page, state);
+    clients(&mut page, state);
+    pools(&mut page, state);
+    let mut text = page.finish();
+    if let Some(events) = &state.events {
+        text.push_str(&events.render());
+    }
+    text
+}
+
+fn process(page: &mut Page, state: &State) {
+    page.family(&BUILD_INFO)
+        .sample(&[env!("CARGO_PKG_VERSION")], 1);
+    let age = clock::now().since(state.shared.started).as_secs();
+    page.family(&START_TIME)
+        .sample(&[], clock::unix_seconds().saturating_sub(age));
+    // Where there is no /proc these families stay empty.
+    let mut cpu = page.family(&CPU);
+    if let Some(seconds) = cpu_seconds() {
+        cpu.sample(&[], seconds);
+    }
+    let mut resident = page.family(&RESIDENT);
+    if let Some(bytes) = resident_bytes() {
+        resident.sample(&[], bytes);
+    }
+    let mut fds = page.family(&FDS);
+    if let Ok(entries) = fs::read_dir("/proc/self/fd") {
+        fds.sample(&[], entries.count());
+    }
+    page.family(&READY).sample(&[], u8::from(state.is_ready()));
+}
+
+/// Microseconds in a tick of `/proc/self/stat`: Linux reports hundredths of a
+/// second to programs whatever the kernel's own clock.
+const TICK_MICROS: u64 = 10_000;
+
+fn cpu_seconds() -> Option<f64> {
+    let stat = fs::read_to_string("/proc/self/stat").ok()?;
+    // The second field is the program's name in parentheses and may hold blanks;
+    // user and system time are the 12th and 13th after it.
+    let (_, rest) = stat.rsplit_once(')')?;
+    let mut fields = rest.split_whitespace().skip(11);
+    let user: u64 = fields.next()?.parse().ok()?;
+    let system: u64 = fields.next()?.parse().ok()?;
+    Some(seconds((user + system) * TICK_MICROS))
+}
+
+fn resident_bytes() -> Option<u64> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kib: u64 = line.split_whitespace().next()?.parse().ok()?;
+    Some(kib * 1024)
+}
+
+fn clients(page: &mut Page, state: &State) {
+    let workers = state.shared.worker_stats();
+    let gate = &state.shared.gate;
+    let sum = |counter: fn(&WorkerStats) -> u64| -> u64 {
+        workers.iter().map(|worker| counter(worker)).sum()
+    };
+    page.family(&WORKERS).sample(&[], workers.len());
+    page.family(&SESSIONS)
+        .sample(&[], sum(|worker| worker.sessions.get()));
+    page.family(&SESSIONS_MAX).sample(&[], gate.sessions_max());
+    page.family(&ACCEPTED).sample(&[], gate.accepted());
+    page.family(&REFUSED).sample(&[], gate.refused());
+    let mut ended = page.family(&ENDED);
+    for end in End::ALL {
+        let count: u64 = workers
+            .iter()
+            .map(|worker| worker.sessions_ended(end))
+            .sum();
+        ended.sample(&[end.name()], count);
+    }
+    let mut count = |family: &Family, counter: fn(&WorkerStats) -> u64| {
+        page.family(family).sample(&[], sum(counter));
+    };
+    count(&CLIENT_RECEIVED, |worker| worker.bytes_received.get());
+    count(&CLIENT_SENT, |worker| worker.bytes_sent.get());
+    count(&BAD_REQUESTS, |worker| worker.bad_requests.get());
+    count(&PAUSES, |worker| worker.pauses.get());
+    count(&OVERSIZED, |worker| worker.oversized.get());
+    count(&TOLD, |worker| worker.failures_told.get());
+    count(&MASKED, |worker| worker.failures_masked.get());
+    count(&UNTOLD, |worker| worker.failures_untold.get());
+}
+
+fn pools(page: &mut Page, state: &State) {
+    let layout = state.shared.layout.load();
+    let counters = state.shared.pool_stats();
+    let mut requests = page.family(&POOL_REQUESTS);
+    for pool in &layout.pools {
+        for command in Command::ALL {
+            let of_pool = counters.iter().filter(|known| known.pool == pool.name);
+            let count: u64 = of_pool.map(|known| known.stats.requests(command)).sum();
+            if count > 0 {
+                requests.sample(&[&pool.name, command.name()], count);
+            }
+        }
+    }
+    servers(page, &layout.pools);
+}
+
+/// A number among the counters of a server.
+type Number = fn(&ServerStats) -> u64;
+
+/// One server of one pool.
+struct Row<'a> {
+    pool: &'a str,
+    server: &'a Server,
+    stats: Vec<std::sync::Arc<ServerStats>>,
+}
+
+impl Row<'_> {
+    fn sum(&self, counter: Number) -> u64 {
+        self.stats.iter().map(|stats| counter(stats)).sum()
+    }
+}
+
+fn servers(page: &mut Page, pools: &[Pool]) {
+    let rows: Vec<_> = pools
+        .iter()
+        .flat_map(|pool| {
+            pool.members.iter().map(|member| Row {
+                pool: &pool.name,
+                server: &member.server,
+                stats: member.server.stats(),
+            })
+        })
+        .collect();
+    let mut each = |family: &Family, sample: &dyn Fn(&mut Samples<'_>, &Row<'_>, &[&str])| {
+        let mut samples = page.family(family);
+        for row in &rows {
+            sample(&mut samples, row, &[row.pool, &row.server.name]);
+        }
+    };
+    each(&SERVER_UP, &|samples, row, labels| {
+        samples.sample(labels, u8::from(row.server.health.is_active()));
+    });
+    each(&SERVER_EJECTIONS, &|samples, row, labels| {
+        samples.sample(labels, row.server.health.standing().ejections);
+    });
+    let counters: [(&Family, Number); 8] = [
+        (&SERVER_CONNECTIONS, |stats| stats.connected.get()),
+        (&SERVER_CONNECTS, |stats| stats.connects.get()),
+        (&SERVER_CONNECT_FAILURES, |stats| {
+            stats.connect_failures.get()
+        }),
+        (&SERVER_IN_FLIGHT, |stats| stats.in_flight.get()),
+        (&SERVER_REQUESTS, |stats| stats.requests.get()),
+        (&SERVER_HITS, |stats| stats.hits.get()),
+        (&SERVER_MISSES, |stats| stats.misses.get()),
+        (&SERVER_ERRORS, |stats| stats.error_replies.get()),
+    ];
+    for (family, counter) in counters {
+        each(family, &|samples, row, labels| {
+            samples.sample(labels, row.sum(counter))
+        });
+    }
+    each(&SERVER_FAILURES, &|samples, row, _| {
+        for failure in Failure::ALL {
+            let count = row
+                .stats
+                .iter()
+                .filter_map(|stats| stats.failures.get(failure.index()));
+            let count: u64 = count.map(Counter::get).sum();
+            samples.sample(&[row.pool, &row.server.name, failure.name()], count);
+        }
+    });
+    let bytes: [(&Family, Number); 3] = [
+        (&SERVER_LATE, |stats| stats.late_replies.get()),
+        (&SERVER_SENT, |stats| stats.bytes_sent.get()),
+        (&SERVER_RECEIVED, |stats| stats.bytes_received.get()),
+    ];
+    for (family, counter) in bytes {
+        each(family, &|samples, row, labels| {
+            samples.sample(labels, row.sum(counter))
+        });
+    }
+    each(&SERVER_LATENCY, &|samples, row, labels| {
+        let mut sum = HistogramSum::default();
+        row.stats.iter().for_each(|stats| sum.add(&stats.latency));
+        samples.histogram(labels, &sum);
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn names_are_unique_and_follow_the_conventions() {
+        let names: HashSet<_> = FAMILIES.iter().map(|family| family.name).collect();
+        assert_eq!(names.len(), FAMILIES.len());
+        for family in FAMILIES {
+            let total = family.name.ends_with("_total");
+            assert_eq!(total, family.kind == Kind::Counter, "{}", family.name);
+            assert!(
+                family
+                    .name
+                    .bytes()
+                    .all(|byte| byte == b'_' || byte.is_ascii_lowercase())
+            );
+            assert!(
+                !family.help.ends_with('.') && !family.help.is_empty(),
+                "{}",
+                family.name
+            );
+        }
+    }
+
+    #[test]
+    fn the_process_knows_its_own_size() {
+        assert!(resident_bytes().is_some_and(|bytes| bytes > 1 << 20));
+        assert!(cpu_seconds().is_some());
+    }
+}

@@ -1,0 +1,14 @@
+//! The HTTP listener for operators: metrics, health, and answers to what they
+//! would ask.
+//!
+//! A listener of its own: nothing on the data port can change or stop the proxy,
+//! and a flood there does not keep an operator out.
+
+pub mod http;
+pub mod metrics;
+pub mod page;
+pub mod route;
+pub mod servers;
+pub mod state;
+
+pub use state::State;

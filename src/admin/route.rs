@@ -1,0 +1,60 @@
+//! `/route?key=`: where a key goes and why.
+
+use serde_json::{Value, json};
+use thiserror::Error;
+
+use super::state::State;
+use crate::proxy::Route;
+
+/// Why there is no answer.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum Error {
+    /// No listener of this address.
+    #[error("no listener {asked}; there are {known}")]
+    UnknownListener {
+        /// What was asked for.
+        asked: String,
+        /// Which there are.
+        known: String,
+    },
+    /// The configuration is being replaced.
+    #[error("no route")]
+    NoRoute,
+}
+
+/// Where requests for `key` go that come in at `listener`, the first one if none
+/// is named.
+///
+/// # Errors
+///
+/// [`Error::UnknownListener`] if there is no such listener.
+pub fn explain(state: &State, key: &[u8], listener: Option<&str>) -> Result<Value, Error> {
+    let source = state.source.load();
+    let number = match listener {
+        None => 0,
+        Some(asked) => source
+            .listeners
+            .iter()
+            .position(|known| known == asked)
+            .ok_or_else(|| Error::UnknownListener {
+                asked: asked.to_owned(),
+                known: source.listeners.join(", "),
+            })?,
+    };
+    let layout = state.shared.layout.load();
+    let Route::Pool(pool) = layout.entry(number).ok_or(Error::NoRoute)?.route;
+    let pool = layout.pools.get(pool).ok_or(Error::NoRoute)?;
+    let explanation = pool.placement.explain(key);
+    let server = pool.members.get(explanation.server).ok_or(Error::NoRoute)?;
+    Ok(json!({
+        "key": String::from_utf8_lossy(key),
+        "listener": source.listeners.get(number),
+        "pool": pool.name,
+        "hashed": String::from_utf8_lossy(explanation.hashed),
+        "hash": explanation.hash,
+        "point": explanation.point,
+        "server": server.server.name,
+        "address": server.server.place.to_string(),
+        "state": server.server.health.standing().state.name(),
+    }))
+}
