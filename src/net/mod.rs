@@ -5,6 +5,7 @@
 pub mod buffers;
 pub mod inbox;
 pub mod listener;
+pub mod memory;
 pub mod outbox;
 pub mod stream;
 pub mod turn;

@@ -38,6 +38,9 @@ const RECONNECT: Backoff = Backoff {
     jitter: 0.1,
 };
 
+/// Places for requests that an idle connection keeps.
+const WAITING_SPARE: usize = 16;
+
 thread_local! {
     /// The blocks found in one read, lent to whichever connection is reading.
     static BLOCKS: RefCell<Vec<Block>> = const { RefCell::new(Vec::new()) };
@@ -279,6 +282,14 @@ impl Connection {
         }
         self.expect(ask.shape, ask.expected, asker, token, now);
         Ok(())
+    }
+
+    /// Gives back memory that a burst has left behind.
+    pub fn shrink(&self) {
+        let mut waiting = self.waiting.borrow_mut();
+        if waiting.is_empty() {
+            waiting.shrink_to(WAITING_SPARE);
+        }
     }
 
     /// Takes the server out of service: what is in flight fails, and so does

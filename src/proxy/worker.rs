@@ -15,6 +15,7 @@ use super::stats::{End, PoolCounters, PoolStats, WorkerStats};
 use crate::clock::{self, Moment};
 use crate::net::buffers;
 use crate::net::listener::Gate;
+use crate::net::memory;
 use crate::net::stream::Stream;
 use crate::net::turn::Turn;
 use crate::net::worker::Handler;
@@ -24,7 +25,7 @@ use crate::protocol::reply::Outcome;
 use crate::protocol::serve::Serve;
 
 /// How often a worker looks for idle clients and memory to give back.
-const SWEEP: Duration = Duration::from_secs(1);
+const SWEEP: Duration = Duration::from_millis(500);
 
 /// What all workers share.
 #[derive(Debug)]
@@ -266,7 +267,20 @@ impl Worker {
         stats
     }
 
-    /// Gives idle clients up and memory back.
+    /// Gives memory back: the worker has had nothing to do for a while.
+    fn release(&self) {
+        buffers::release();
+        Merge::release();
+        for linked in &*self.linked.borrow() {
+            if let Link::Remote(connections) = &linked.link {
+                connections.iter().for_each(|connection| connection.shrink());
+            }
+        }
+        self.sessions.borrow_mut().shrink_to_fit();
+        memory::trim();
+    }
+
+    /// Gives idle clients up and their memory back.
     fn sweep(&self) {
         let idle_timeout = self.view().layout.sessions.idle_timeout;
         let now = clock::now();
@@ -308,15 +322,16 @@ impl Handler for Worker {
         // Connects to the servers before the first client comes.
         self.view();
         let mut received = 0;
+        let mut released = false;
         loop {
             tokio::time::sleep(SWEEP).await;
             self.sweep();
-            let now_received = self.stats.bytes_received.get();
-            if now_received == received {
-                buffers::release();
-                Merge::release();
+            let before = std::mem::replace(&mut received, self.stats.bytes_received.get());
+            let idle = before == received;
+            if idle && !released {
+                self.release();
             }
-            received = now_received;
+            released = idle;
         }
     }
 }
