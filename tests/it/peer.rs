@@ -61,7 +61,18 @@ impl Peer {
         // Port -1 lets the system choose; memcached writes its choice into the
         // file. Little memory and few threads: the exchanges need no more.
         command
-            .args(["-l", "127.0.0.1", "-p", "-1", "-U", "0", "-m", "64", "-t", "2"])
+            .args([
+                "-l",
+                "127.0.0.1",
+                "-p",
+                "-1",
+                "-U",
+                "0",
+                "-m",
+                "64",
+                "-t",
+                "2",
+            ])
             .args(args)
             .env("MEMCACHED_PORT_FILENAME", &port_file.path)
             .stdin(Stdio::null())

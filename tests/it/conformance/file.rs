@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::fs;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -24,6 +25,7 @@ pub(super) struct Exchange {
     steps: Vec<Step>,
     only: Vec<Kind>,
     except: Vec<Way>,
+    skip: Option<Range<Version>>,
 }
 
 /// How the exchanges of a file are played.
@@ -88,9 +90,14 @@ pub(super) struct Resolved<'a> {
 }
 
 impl Exchange {
-    /// Whether the exchange says something about this kind of target.
+    /// Whether the exchange says something about this target.
     pub(super) fn is_for(&self, target: &Target) -> bool {
-        self.only.is_empty() || self.only.contains(&target.kind)
+        let kind = self.only.is_empty() || self.only.contains(&target.kind);
+        let skipped = self
+            .skip
+            .as_ref()
+            .is_some_and(|skip| skip.contains(&target.version));
+        kind && !skipped
     }
 
     /// Whether the target answers the same when it is played in this way.
@@ -105,7 +112,10 @@ impl Exchange {
             .map(|step| {
                 let old = step.old.iter().find(|(before, _)| target.version < *before);
                 let proxy = step.proxy.as_ref().filter(|_| target.kind == Kind::Proxy);
-                let ours = step.ours.as_ref().filter(|_| target.kind != Kind::Memcached);
+                let ours = step
+                    .ours
+                    .as_ref()
+                    .filter(|_| target.kind != Kind::Memcached);
                 let other = proxy.or(ours).or(old.map(|(_, answer)| answer));
                 Resolved {
                     conn: step.conn,
@@ -114,7 +124,9 @@ impl Exchange {
                         .and_then(|answer| answer.expect.as_ref())
                         .unwrap_or(&step.expect),
                     until: step.until,
-                    closes: other.and_then(|answer| answer.closes).unwrap_or(step.closes),
+                    closes: other
+                        .and_then(|answer| answer.closes)
+                        .unwrap_or(step.closes),
                 }
             })
             .collect()
@@ -173,7 +185,15 @@ struct RawExchange {
     only: Vec<Kind>,
     #[serde(default)]
     except: Vec<Way>,
+    skip: Option<RawSkip>,
     reason: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawSkip {
+    from: String,
+    before: String,
 }
 
 #[derive(Deserialize)]
@@ -213,9 +233,9 @@ fn first() -> u32 {
 }
 
 fn check(raw: RawExchange) -> Result<Exchange, String> {
-    let restricted = !raw.only.is_empty() || !raw.except.is_empty();
+    let restricted = !raw.only.is_empty() || !raw.except.is_empty() || raw.skip.is_some();
     if restricted != raw.reason.is_some() {
-        return Err("`only` and `except` go with a `reason`, and a reason with them".into());
+        return Err("`only`, `except` and `skip` go with a `reason`, and it with them".into());
     }
     if raw.steps.is_empty() {
         return Err("an exchange without steps".into());
@@ -232,11 +252,16 @@ fn check(raw: RawExchange) -> Result<Exchange, String> {
             return Err(format!("step {} closes a connection used later", at + 1));
         }
     }
+    let skip = raw
+        .skip
+        .map(|skip| Ok::<_, String>(skip.from.parse()?..skip.before.parse()?))
+        .transpose()?;
     Ok(Exchange {
         name: raw.name,
         steps,
         only: raw.only,
         except: raw.except,
+        skip,
     })
 }
 
@@ -269,7 +294,8 @@ fn check_step(raw: RawStep) -> Result<Step, String> {
 }
 
 fn other(raw: Option<RawAnswer>) -> Result<Option<Answer>, String> {
-    raw.map(|raw| check_answer(raw.expect, raw.closes)).transpose()
+    raw.map(|raw| check_answer(raw.expect, raw.closes))
+        .transpose()
 }
 
 fn check_answer(expect: Option<String>, closes: Option<bool>) -> Result<Answer, String> {
@@ -287,6 +313,8 @@ fn expected(source: &str) -> Result<Text, String> {
     if text.ends_with_bytes() {
         Ok(text)
     } else {
-        Err(format!("the end of {source:?} cannot be seen: end it with \\r\\n"))
+        Err(format!(
+            "the end of {source:?} cannot be seen: end it with \\r\\n"
+        ))
     }
 }

@@ -336,3 +336,75 @@ fn xorshift(state: &mut u64) -> u64 {
     *state ^= *state << 17;
     *state
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+    use crate::target::{Kind, Version};
+
+    /// Plays one step on a server that says `answer` to the first bytes it
+    /// reads, and `MN` to the rest.
+    fn failure(answer: &'static [u8], expect: &str) -> Option<String> {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let target = Target {
+            name: "a server of few words".into(),
+            kind: Kind::Memcached,
+            version: Version::NEWEST,
+            address: listener.local_addr().unwrap(),
+        };
+        let server = thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut buffer = [0; 1024];
+            let mut answer = answer;
+            while stream.read(&mut buffer).is_ok_and(|len| len > 0) {
+                stream.write_all(answer).unwrap();
+                answer = SENTINEL.1;
+            }
+        });
+        let step = Resolved {
+            conn: 1,
+            send: &Text::parse("get {k}\\r\\n").unwrap(),
+            expect: &Text::parse(expect).unwrap(),
+            until: false,
+            closes: false,
+        };
+        let play = Play::new(&target, Cuts::Whole, false, Scope::default());
+        let failure = play.run(&[step]).err();
+        server.join().unwrap();
+        failure.map(|failure| format!("{}: {}", failure.step, failure.why))
+    }
+
+    #[test]
+    fn a_failure_says_where_and_why() {
+        let out_of_step = "2: the connection is out of step, or something is left over";
+        assert_eq!(failure(b"END\r\n", "END\\r\\n"), None);
+        assert_eq!(
+            failure(b"ENQ\r\n", "END\\r\\n").as_deref(),
+            Some("1: another answer, from byte 2")
+        );
+        assert_eq!(
+            failure(b"END\r\n\r\n", "END\\r\\n").as_deref(),
+            Some(out_of_step)
+        );
+        assert_eq!(failure(b"END\r\n", "").as_deref(), Some(out_of_step));
+    }
+
+    #[test]
+    fn cuts_add_up() {
+        for cuts in [Cuts::Whole, Cuts::Bytes, Cuts::Random(7)] {
+            for len in [1, 2, SINGLE_BYTES_MAX, 2 * SINGLE_BYTES_MAX + 5] {
+                let mut cuts = cuts;
+                let mut at = 0;
+                while at < len {
+                    let next = cuts.next(at, len - at);
+                    assert!((1..=len - at).contains(&next), "{cuts:?} {at} {next}");
+                    at += next;
+                }
+                assert_eq!(at, len);
+            }
+        }
+        assert_eq!(Cuts::Bytes.next(0, 100), 1);
+    }
+}

@@ -464,7 +464,10 @@ mod tests {
         assert_eq!(rendered("get {k}n"), b"get abc123n");
         assert_eq!(rendered("{a*3}{ k{i}*3}"), b"aaa k1 k2 k3");
         assert_eq!(rendered("{b64:{k}\\xff}"), b"YWJjMTIz/w==");
-        assert_eq!(rendered("{=x} {=x+3} {=x-7} {now-1} {now}"), b"7 10 0 999 1000");
+        assert_eq!(
+            rendered("{=x} {=x+3} {=x-7} {now-1} {now}"),
+            b"7 10 0 999 1000"
+        );
         assert_eq!(rendered(r"\x7b{a*2}\x7d"), b"{aa}");
     }
 
@@ -495,7 +498,10 @@ mod tests {
         assert_eq!(held("t{int}\\r", "t007\r"), Match::Differs(1));
         assert_eq!(held("t{int}\\r", "t\r"), Match::Differs(1));
         assert_eq!(held("t{int}\\r", "t12"), Match::Part);
-        assert_eq!(held("{stats}END", "STAT a 1\r\nSTAT b 2\r\nEND"), whole(23, &[]));
+        assert_eq!(
+            held("{stats}END", "STAT a 1\r\nSTAT b 2\r\nEND"),
+            whole(23, &[])
+        );
         assert_eq!(held("{stats}END", "STAT a 1\r\nST"), Match::Part);
         assert_eq!(held("V {line}\\r\\n", "V a\rb\r\n"), whole(7, &[]));
     }
