@@ -1,0 +1,24 @@
+//! Black-box tests: real sockets on loopback, ports the system chose, and no
+//! sleeping for a fixed time: what must happen is waited for, with a deadline.
+//!
+//! One binary, because each further one is linked again; a module per subject.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test that cannot be set up has failed, and the panic says where"
+)]
+
+mod conformance;
+mod peer;
+mod target;
+
+use std::time::Instant;
+
+/// The present, for deadlines. The only reading of the clock in these tests.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "tests wait for real sockets, and a deadline needs the real time"
+)]
+fn now() -> Instant {
+    Instant::now()
+}
