@@ -12,6 +12,10 @@ pub const LINE_BYTES_MAX: usize = 2048;
 /// than [`LINE_BYTES_MAX`]; memcached closes beyond it.
 pub const LEADING_BLANKS_MAX: usize = 100;
 
+/// Most words of a line that memcached looks at, apart from the keys of a
+/// retrieval; those behind them are ignored.
+pub const LINE_WORDS_MAX: usize = 23;
+
 /// Most words in a meta command: name, key, length and flags together. memcached
 /// answers `CLIENT_ERROR options flags are too long` beyond it.
 pub const META_WORDS_MAX: usize = 20;

@@ -289,7 +289,9 @@ impl Session {
         let (line, shape) = if replaced.base64 {
             ([&b"md "[..], replaced.key, b" b\r\n"], Shape::MetaDelete)
         } else {
-            ([&b"delete "[..], replaced.key, b"\r\n"], Shape::Delete)
+            // The zero means nothing; without it a key named `noreply` would be
+            // taken for the wish not to be answered.
+            ([&b"delete "[..], replaced.key, b" 0\r\n"], Shape::Delete)
         };
         let wire = Wire { line, block: b"" };
         match target.link(key.as_bytes()) {

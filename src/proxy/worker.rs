@@ -273,7 +273,9 @@ impl Worker {
         Merge::release();
         for linked in &*self.linked.borrow() {
             if let Link::Remote(connections) = &linked.link {
-                connections.iter().for_each(|connection| connection.shrink());
+                connections
+                    .iter()
+                    .for_each(|connection| connection.shrink());
             }
         }
         self.sessions.borrow_mut().shrink_to_fit();

@@ -8,7 +8,9 @@ use super::flags::Flags;
 use super::{Meta, Mode, Verb};
 use crate::protocol::error::Error;
 use crate::protocol::key::decode_base64;
-use crate::protocol::limits::{KEY_BYTES_MAX, Limits, META_WORDS_MAX, OPAQUE_BYTES_MAX};
+use crate::protocol::limits::{
+    KEY_BYTES_MAX, LINE_WORDS_MAX, Limits, META_WORDS_MAX, OPAQUE_BYTES_MAX,
+};
 use crate::protocol::number::{read_i32, read_u32, read_u64};
 use crate::protocol::request::{Cut, Replaced, Request, Wire, Words};
 use crate::protocol::text::parse::{Block, block, read_length, trim_end};
@@ -27,7 +29,7 @@ pub(in crate::protocol) fn without_data<'a>(
         return refused(Error::BadFormat);
     };
     let words = words.rest();
-    if !starts_like_flags(words) {
+    if !starts_like_flags(words, 2) {
         return refused(Error::BadFormat);
     }
     match read(verb, key, words) {
@@ -56,7 +58,7 @@ pub(in crate::protocol) fn with_data<'a>(
     let (Some(key), Some(length)) = (key, length) else {
         return refuse(Error::BadFormat, whole.len(), 0, None);
     };
-    if !starts_like_flags(words) {
+    if !starts_like_flags(words, 3) {
         return refuse(Error::BadFormat, whole.len(), 0, None);
     }
     let swallow = length.saturating_add(2);
@@ -110,8 +112,12 @@ fn refuse<'a>(error: Error, len: usize, swallow: usize, replaced: Option<Replace
 /// Whether every word could be a flag: it starts with a letter, a digit, or what
 /// stands between the upper and the lower case letters. memcached finds out
 /// while it splits the line, before it knows of a data block.
-fn starts_like_flags(words: &[u8]) -> bool {
-    Words::new(words).all(|word| {
+///
+/// `before` words stand before `words` in the line; those beyond what memcached
+/// splits are not looked at.
+fn starts_like_flags(words: &[u8], before: usize) -> bool {
+    let seen = LINE_WORDS_MAX.saturating_sub(before);
+    Words::new(words).take(seen).all(|word| {
         word.first()
             .is_some_and(|&byte| matches!(byte, b'A'..=b'z' | b'0'..=b'9'))
     })
@@ -120,7 +126,11 @@ fn starts_like_flags(words: &[u8]) -> bool {
 /// Reads the flags of a command.
 fn read<'a>(verb: Verb, key: &'a [u8], words: &'a [u8]) -> Result<Meta<'a>, Error> {
     if key.len() > KEY_BYTES_MAX {
-        return Err(Error::BadFormat);
+        // `ma` has one text for whatever is wrong.
+        return Err(match verb {
+            Verb::Arithmetic => Error::InvalidOrDuplicateFlag,
+            _ => Error::BadFormat,
+        });
     }
     let mut meta = Meta {
         verb,
@@ -141,8 +151,10 @@ fn read<'a>(verb: Verb, key: &'a [u8], words: &'a [u8]) -> Result<Meta<'a>, Erro
         wire: Wire::default(),
     };
     if verb == Verb::Debug {
-        // Looks at no flag but this one.
-        if Words::new(words).next() == Some(b"b") {
+        // Looks at no flag but this one, and takes it for one only where another
+        // word follows.
+        let mut words = Words::new(words);
+        if words.next() == Some(b"b") && words.next().is_some() {
             meta.flags.add(b'b');
         }
         return Ok(meta);

@@ -9,7 +9,7 @@ use memchr::memchr;
 
 use crate::protocol::error::Error;
 use crate::protocol::limits::{
-    DATA_BYTES_MAX, KEY_BYTES_MAX, LEADING_BLANKS_MAX, LINE_BYTES_MAX, Limits,
+    DATA_BYTES_MAX, KEY_BYTES_MAX, LEADING_BLANKS_MAX, LINE_BYTES_MAX, LINE_WORDS_MAX, Limits,
 };
 use crate::protocol::meta;
 use crate::protocol::number::{read_exptime, read_flags, read_i32, read_u64};
@@ -150,11 +150,11 @@ fn rare<'a>(line: &'a [u8], whole: &[u8]) -> Cut<'a> {
         _ => {
             // Somebody speaks HTTP to us: end it at once, as memcached does, so
             // that a web page cannot smuggle commands in the lines that follow.
-            let last = words.last().unwrap_or_default();
+            let last = words.clone().last().unwrap_or_default();
             if last.starts_with(b"HTTP/") {
                 return Cut::Close;
             }
-            return refuse_unless(is_noreply(line), Error::UnknownCommand, whole.len());
+            return refuse_unless(is_noreply(words.rest()), Error::UnknownCommand, whole.len());
         }
     };
     let args = words.rest();
@@ -178,11 +178,22 @@ fn refuse_unless<'a>(silent: bool, error: Error, len: usize) -> Cut<'a> {
     }
 }
 
-/// Whether the last word is `noreply`. Which words come before does not matter:
-/// the key of `delete noreply` is silent too.
+/// The last word of a command that wants no answer.
+const NOREPLY: &[u8] = b"noreply";
+
+/// Whether the last word that memcached looks at is `noreply`. Which words come
+/// before does not matter: the key of `delete noreply` is silent too.
+///
+/// `args` are the words behind the name of the command.
 #[inline]
-fn is_noreply(line: &[u8]) -> bool {
-    match trim_end(line).strip_suffix(b"noreply") {
+fn is_noreply(args: &[u8]) -> bool {
+    // With fewer bytes there cannot be more words.
+    if args.len() > 2 * (LINE_WORDS_MAX - 1)
+        && let Some(last) = Words::new(args).nth(LINE_WORDS_MAX - 2)
+    {
+        return last == NOREPLY;
+    }
+    match trim_end(args).strip_suffix(NOREPLY) {
         Some(before) => before.last().is_none_or(|&byte| byte == b' '),
         None => false,
     }
@@ -387,6 +398,11 @@ fn line_for_server<'a>(line: &'a [u8], extra: &[u8], whole: &'a [u8]) -> [&'a [u
     [line.get(..needed).unwrap_or_default(), b"\r\n", b""]
 }
 
+/// How to delete the key `noreply` and be answered: as the last word of the line
+/// it would silence the reply. A zero behind the key means nothing, in releases
+/// old and new.
+const DELETE_NOREPLY: &[u8] = b"delete noreply 0\r\n";
+
 fn change<'a>(name: &[u8], line: &'a [u8], args: &'a [u8], whole: &'a [u8]) -> Cut<'a> {
     let len = whole.len();
     let mut words = Words::new(args);
@@ -422,10 +438,12 @@ fn change<'a>(name: &[u8], line: &'a [u8], args: &'a [u8], whole: &'a [u8]) -> C
     } else {
         after_key
     };
-    let wire = Wire {
-        line: line_for_server(line, extra, whole),
-        block: b"",
+    let line = if verb == ChangeVerb::Delete && key == NOREPLY {
+        [DELETE_NOREPLY, b"", b""]
+    } else {
+        line_for_server(line, extra, whole)
     };
+    let wire = Wire { line, block: b"" };
     request(
         Request::Change(Change {
             verb,
@@ -532,6 +550,11 @@ mod tests {
         };
         assert_eq!(change.verb, ChangeVerb::Incr(5));
         assert_eq!(bytes(change.wire), b"incr k 5\r\n");
+        let Request::Change(change) = one(b"delete noreply\r\n") else {
+            panic!();
+        };
+        assert!(change.noreply && change.key == b"noreply");
+        assert_eq!(bytes(change.wire), b"delete noreply 0\r\n");
     }
 
     #[test]
@@ -755,11 +778,11 @@ mod tests {
                     (Request::Store(a), Request::Store(b)) => {
                         prop_assert_eq!((a.verb, a.key, a.flags, a.exptime, a.cas, a.value),
                             (b.verb, b.key, b.flags, b.exptime, b.cas, b.value));
-                        // A key named noreply is silent by itself.
                         prop_assert!(!b.noreply);
                     }
                     (Request::Change(a), Request::Change(b)) => {
                         prop_assert_eq!((a.verb, a.key), (b.verb, b.key));
+                        prop_assert!(!b.noreply);
                     }
                     (Request::Meta(a), Request::Meta(b)) => {
                         prop_assert_eq!((a.verb, a.key, a.value, a.opaque), (b.verb, b.key, b.value, b.opaque));
