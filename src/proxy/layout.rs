@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use super::settings::{MissOnError, Settings};
+use crate::net::listener::Address;
 use crate::pool::Server;
 use crate::protocol::Limits;
 use crate::protocol::serve::Serve;
@@ -15,7 +16,17 @@ pub struct Member {
     /// The server.
     pub server: Arc<Server>,
     /// The cache behind it, if it is in this process.
-    pub embedded: Option<Arc<dyn Serve>>,
+    pub embedded: Option<Cache>,
+}
+
+/// A cache in this process.
+#[derive(Clone)]
+pub struct Cache {
+    /// The way to ask it.
+    pub serve: Arc<dyn Serve>,
+    /// The memory it was made for, in bytes: one of another size is another
+    /// cache.
+    pub memory_bytes: usize,
 }
 
 impl std::fmt::Debug for Member {
@@ -47,6 +58,9 @@ pub enum Route {
 /// One listener's part of the configuration.
 #[derive(Clone, Debug)]
 pub struct Entry {
+    /// Where it listens, which is what it is known by from one layout to the
+    /// next.
+    pub address: Address,
     /// Where its requests go.
     pub route: Route,
     /// What its clients may send.
@@ -60,8 +74,9 @@ pub struct Entry {
 pub struct Layout {
     /// The pools in the order of the configuration.
     pub pools: Vec<Pool>,
-    /// One for each listener, by the number its connections come with.
-    pub entries: Vec<Entry>,
+    /// One for each listener, by the number its connections come with; `None`
+    /// for a listener that is no more.
+    pub entries: Vec<Option<Entry>>,
     /// The bounds of sessions.
     pub sessions: Settings,
 }
@@ -69,6 +84,6 @@ pub struct Layout {
 impl Layout {
     /// The part of a listener.
     pub fn entry(&self, listener: usize) -> Option<&Entry> {
-        self.entries.get(listener)
+        self.entries.get(listener)?.as_ref()
     }
 }

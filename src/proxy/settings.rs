@@ -15,6 +15,20 @@ pub enum MissOnError {
     Always,
 }
 
+impl MissOnError {
+    /// Every choice.
+    pub const ALL: [Self; 3] = [Self::Never, Self::Multiget, Self::Always];
+
+    /// The name in the configuration.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Never => "never",
+            Self::Multiget => "multiget",
+            Self::Always => "always",
+        }
+    }
+}
+
 /// How clients are treated.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use tokio::task::AbortHandle;
 
-use super::layout::{Layout, Member};
+use super::layout::{Cache, Layout, Member};
 use super::merge::Merge;
 use super::session::Session;
 use super::stats::{End, PoolCounters, PoolStats, WorkerStats};
@@ -224,9 +224,9 @@ impl Worker {
         }
         let server = &member.server;
         let (link, tasks) = match &member.embedded {
-            Some(cache) => {
+            Some(Cache { serve, .. }) => {
                 let link = Link::Embedded(Embedded {
-                    cache: Arc::clone(cache),
+                    cache: Arc::clone(serve),
                     stats: server.new_stats(),
                 });
                 (link, Vec::new())
