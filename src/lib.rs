@@ -6,6 +6,7 @@
 
 pub mod admin;
 pub mod clock;
+pub mod config;
 pub mod net;
 pub mod pool;
 pub mod protocol;

@@ -6,7 +6,10 @@
 //! 5 MiB when it is asked to give back the rest. Other C libraries do it unasked.
 #![cfg_attr(
     target_env = "gnu",
-    expect(unsafe_code, reason = "a call into the C library that takes no pointers")
+    expect(
+        unsafe_code,
+        reason = "a call into the C library that takes no pointers"
+    )
 )]
 
 /// Gives free pages back. Takes milliseconds where there is much to give: for

@@ -1,0 +1,166 @@
+//! From checked settings to the layout that workers use.
+
+use std::sync::Arc;
+
+use super::Config;
+use super::error::Error;
+use super::settings::{self, Settings};
+use crate::pool::Server;
+use crate::protocol::serve::Serve;
+use crate::proxy::layout::{Cache, Member};
+use crate::proxy::{Entry, Layout, Pool, Route};
+
+/// Makes a cache of this much memory, in bytes, in this process.
+pub type MakeCache<'a> =
+    dyn Fn(usize) -> Result<Arc<dyn Serve>, Box<dyn std::error::Error + Send + Sync>> + 'a;
+
+impl Config {
+    /// Makes the layout.
+    ///
+    /// Servers of `previous` that have the same name, place and settings are
+    /// taken over, with their connections and their health; so are embedded
+    /// caches of the same pool, name and memory, with what they hold. Listeners
+    /// of the same address keep their number.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Cache`] if `make_cache` fails.
+    pub fn build(
+        self,
+        previous: Option<&Layout>,
+        make_cache: &MakeCache<'_>,
+    ) -> Result<Layout, Error> {
+        let mut builder = Builder {
+            remote: previous.map(remote_servers).unwrap_or_default(),
+            previous,
+            make_cache,
+        };
+        let Settings {
+            listen,
+            clients,
+            pools,
+            ..
+        } = self.settings;
+        let entries = listen.iter().zip(self.routes).map(|(listen, route)| Entry {
+            address: listen.address.clone(),
+            route: Route::Pool(route),
+            limits: listen.limits(&clients),
+            flush_all: listen.flush_all.unwrap_or(clients.flush_all),
+        });
+        let entries = numbered(entries, previous);
+        let pools = pools.iter().zip(self.placements).map(|(pool, placement)| {
+            Ok(Pool {
+                name: pool.name.as_str().into(),
+                placement,
+                members: builder.members(pool)?,
+                miss_on_error: pool.miss_on_error,
+            })
+        });
+        Ok(Layout {
+            pools: pools.collect::<Result<_, Error>>()?,
+            entries,
+            sessions: clients.sessions,
+        })
+    }
+}
+
+/// Gives each listener its number: the one it had, else a new one. A number
+/// whose listener is gone stays empty, for clients that came by it may still be
+/// there.
+fn numbered(entries: impl Iterator<Item = Entry>, previous: Option<&Layout>) -> Vec<Option<Entry>> {
+    let before = previous.map_or(&[][..], |layout| &layout.entries);
+    let mut numbered = vec![None; before.len()];
+    for entry in entries {
+        let same = |earlier: &&Option<Entry>| {
+            let earlier = earlier.as_ref();
+            earlier.is_some_and(|earlier| earlier.address == entry.address)
+        };
+        let mut its = before.iter().zip(&mut numbered);
+        match its.find(|(earlier, now)| now.is_none() && same(earlier)) {
+            Some((_, now)) => *now = Some(entry),
+            None => numbered.push(Some(entry)),
+        }
+    }
+    numbered
+}
+
+/// The servers behind sockets of a layout.
+fn remote_servers(layout: &Layout) -> Vec<Arc<Server>> {
+    let members = layout.pools.iter().flat_map(|pool| &pool.members);
+    let remote = members.filter(|member| member.embedded.is_none());
+    remote.map(|member| Arc::clone(&member.server)).collect()
+}
+
+/// Makes servers, or finds those that there are.
+struct Builder<'a> {
+    /// Servers behind sockets, of the previous layout and of this one: pools
+    /// with the same server under the same settings share it.
+    remote: Vec<Arc<Server>>,
+    previous: Option<&'a Layout>,
+    make_cache: &'a MakeCache<'a>,
+}
+
+impl Builder<'_> {
+    fn members(&mut self, pool: &settings::Pool) -> Result<Vec<Member>, Error> {
+        let member = |server: &settings::Server| {
+            if server.is_embedded() {
+                return self.embedded(pool, server);
+            }
+            Ok(Member {
+                server: self.remote(pool, server),
+                embedded: None,
+            })
+        };
+        pool.servers.iter().map(member).collect()
+    }
+
+    fn remote(&mut self, pool: &settings::Pool, server: &settings::Server) -> Arc<Server> {
+        let name = server.shown_name();
+        let same = |known: &&Arc<Server>| {
+            *known.name == *name && known.place == server.place && known.settings == pool.treatment
+        };
+        if let Some(known) = self.remote.iter().find(same) {
+            return Arc::clone(known);
+        }
+        let new = new_server(&name, pool, server);
+        self.remote.push(Arc::clone(&new));
+        new
+    }
+
+    fn embedded(&self, pool: &settings::Pool, server: &settings::Server) -> Result<Member, Error> {
+        let name = server.shown_name();
+        let memory_bytes = pool.embedded_memory;
+        if let Some(known) = self.known_cache(&pool.name, &name, memory_bytes) {
+            return Ok(known.clone());
+        }
+        let serve = (self.make_cache)(memory_bytes).map_err(|source| Error::Cache {
+            pool: pool.name.clone(),
+            server: name.clone(),
+            source,
+        })?;
+        Ok(Member {
+            server: new_server(&name, pool, server),
+            embedded: Some(Cache {
+                serve,
+                memory_bytes,
+            }),
+        })
+    }
+
+    /// The cache of this name and memory that the pool of this name had before.
+    /// Pools do not share caches: equal keys would meet there.
+    fn known_cache(&self, pool: &str, name: &str, memory_bytes: usize) -> Option<&Member> {
+        let mut pools = self.previous?.pools.iter();
+        let pool = pools.find(|known| *known.name == *pool)?;
+        pool.members.iter().find(|member| {
+            let embedded = member.embedded.as_ref();
+            *member.server.name == *name
+                && embedded.is_some_and(|embedded| embedded.memory_bytes == memory_bytes)
+        })
+    }
+}
+
+fn new_server(name: &str, pool: &settings::Pool, server: &settings::Server) -> Arc<Server> {
+    let place = server.place.clone();
+    Arc::new(Server::new(name, place, pool.treatment.clone()))
+}

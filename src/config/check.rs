@@ -1,0 +1,275 @@
+//! What concerns several keys at once.
+
+use super::error::{Fault, Misfit};
+use super::grammar::{show_duration, show_size};
+use super::path::Part;
+use super::reader::{At, Report};
+use super::settings::{Clients, Listen, Pool, Server, Settings};
+use crate::net::listener::Address;
+use crate::router::{self, Placement, Warning};
+
+/// Checks the file as a whole: the placement of each pool, and the pool of each
+/// listener. Both are of use only if nothing is wrong.
+pub(super) fn check(
+    settings: &Settings,
+    root: &At<'_>,
+    report: &mut Report<'_>,
+) -> (Vec<Placement>, Vec<usize>) {
+    let listeners = listeners(settings, root, report);
+    check_addresses(settings, &listeners, root, report);
+    check_clients(settings, &root.down("clients"), report);
+    let pools = root.down("pools");
+    let placements = settings.pools.iter().filter_map(|pool| {
+        let at = pools.down(&pool.name);
+        check_pool(pool, &at, report);
+        place(pool, &at, report)
+    });
+    let placements = placements.collect();
+    let routes = routes(settings, &listeners, root, report);
+    (placements, routes)
+}
+
+/// The listeners that could be read, each with its node.
+fn listeners<'a, 'b>(
+    settings: &'a Settings,
+    root: &At<'b>,
+    report: &Report<'_>,
+) -> Vec<(&'a Listen, At<'b>)> {
+    let nodes = match root.get("listen") {
+        None => vec![root.clone()],
+        Some(listen) => {
+            let mut nodes = listen.items().unwrap_or_else(|| vec![listen]);
+            nodes.retain(|at| report.is_sound(at));
+            nodes
+        }
+    };
+    settings.listen.iter().zip(nodes).collect()
+}
+
+/// No address is listened on twice, and only files have modes.
+fn check_addresses(
+    settings: &Settings,
+    listeners: &[(&Listen, At<'_>)],
+    root: &At<'_>,
+    report: &mut Report<'_>,
+) {
+    // What could not be read is its default here, and is told already.
+    let admin_is_sound = report.is_sound(&root.down("admin")) || root.get("admin").is_none();
+    let admin = settings.admin.as_ref().filter(|_| admin_is_sound);
+    for (place, (listen, at)) in listeners.iter().enumerate() {
+        let chosen_later = matches!(listen.address, Address::Tcp { port: 0, .. });
+        if chosen_later {
+            continue;
+        }
+        let address = listen.address.to_string();
+        if admin == Some(&listen.address) {
+            report.fault(at, Fault::AdminAddress { address });
+            continue;
+        }
+        let mut earlier = listeners.iter().take(place);
+        if let Some((_, first)) = earlier.find(|(earlier, _)| earlier.address == listen.address) {
+            let fault = Fault::AddressTaken { address, first: 0 };
+            report.repeated(at, Part::Value, first, fault);
+        }
+    }
+    for (listen, at) in listeners {
+        if let (Address::Tcp { .. }, Some(_)) = (&listen.address, listen.mode) {
+            let address = listen.address.to_string();
+            report.fault(&at.down("mode"), Fault::ModeOfTcp { address });
+        }
+    }
+}
+
+/// Notes that the value of `key` is less than that of `other`, if it is.
+fn at_least<V: PartialOrd + Copy>(
+    (key, value): (&'static str, V),
+    (other, least): (&'static str, V),
+    show: impl Fn(V) -> String,
+    at: &At<'_>,
+    report: &mut Report<'_>,
+) {
+    let given: Vec<_> = [key, other].iter().filter_map(|key| at.get(key)).collect();
+    // One that could not be read is its default here, and is told already.
+    if value < least && given.iter().all(|at| report.is_sound(at)) {
+        let fault = Fault::Less {
+            key,
+            value: show(value),
+            other,
+            least: show(least),
+        };
+        report.fault(given.first().unwrap_or(at), fault);
+    }
+}
+
+fn check_clients(settings: &Settings, at: &At<'_>, report: &mut Report<'_>) {
+    let Clients { sessions, .. } = &settings.clients;
+    let show = |bytes| show_size(u64::try_from(bytes).unwrap_or(u64::MAX));
+    let owed = ("owed_bytes_max", sessions.owed_bytes_max);
+    let limits = |listen: &Listen| listen.limits(&settings.clients).value_bytes_max;
+    let value_bytes_max = settings.listen.iter().map(limits).max().unwrap_or(0);
+    for least in [
+        ("pause_bytes", sessions.pause_bytes),
+        ("multiget_bytes_max", sessions.multiget_bytes_max),
+        ("value_bytes_max", value_bytes_max),
+    ] {
+        at_least(owed, least, show, at, report);
+    }
+}
+
+fn check_pool(pool: &Pool, at: &At<'_>, report: &mut Report<'_>) {
+    let treatment = &pool.treatment;
+    let stall = ("stall_timeout", treatment.stall_timeout);
+    let timeout = ("timeout", treatment.timeout);
+    at_least(stall, timeout, show_duration, at, report);
+    let max = ("probe_max", treatment.probe.max);
+    let first = ("probe_first", treatment.probe.first);
+    at_least(max, first, show_duration, at, report);
+    if let Some(memory) = at.get("embedded_memory")
+        && !pool.servers.iter().any(Server::is_embedded)
+    {
+        report.warn(&memory, "no server of the pool is embedded");
+    }
+}
+
+/// The keys of a pool that decide where keys go.
+const PLACING: [&str; 7] = [
+    "servers",
+    "distribution",
+    "hash",
+    "hash_tag",
+    "hash_stop",
+    "server_order",
+    "seed",
+];
+
+fn place(pool: &Pool, at: &At<'_>, report: &mut Report<'_>) -> Option<Placement> {
+    let mut placing = PLACING.iter().filter_map(|key| at.get(key));
+    // Without servers there is a fault already.
+    if pool.servers.is_empty() || !placing.all(|at| report.is_sound(&at)) {
+        return None;
+    }
+    let members = pool.members();
+    let where_is = Whereabouts { members, at };
+    match Placement::new(&pool.placement, &where_is.members) {
+        Ok((placement, warnings)) => {
+            for warning in warnings {
+                report.warn(&where_is.of_warning(&warning), warning.to_string());
+            }
+            Some(placement)
+        }
+        Err(error) => {
+            report.fault(&where_is.of_error(&error), Fault::Placement(error));
+            None
+        }
+    }
+}
+
+/// Where in the file that stands which placement complains of.
+struct Whereabouts<'a> {
+    members: Vec<router::Member>,
+    at: &'a At<'a>,
+}
+
+impl<'a> Whereabouts<'a> {
+    /// The server at this place, or one of its keys if it is a map.
+    fn server(&self, place: usize, key: &str) -> At<'a> {
+        self.at.down("servers").item(place).down(key)
+    }
+
+    fn named(&self, name: &str, key: &str) -> At<'a> {
+        let is_it = |member: &router::Member| member.placement_name() == *name;
+        match self.members.iter().position(is_it) {
+            Some(place) => self.server(place, key),
+            None => self.at.down("servers"),
+        }
+    }
+
+    fn of_error(&self, error: &router::Error) -> At<'a> {
+        use router::Error;
+        match error {
+            Error::NameEmpty { place } => self.server(*place, "name"),
+            Error::NameDuplicate { second, .. } => self.server(*second, "name"),
+            Error::Weight { server, .. } => self.named(server, "weight"),
+            Error::HashNotApplicable { .. } => self.at.down("hash"),
+            Error::SeedNotApplicable => self.at.down("seed"),
+            Error::HashTag { .. } => self.at.down("hash_tag"),
+            Error::HashStop { .. } | Error::TagAndStop => self.at.down("hash_stop"),
+            Error::RangeNotApplicable { server, .. } => self.named(server, "range_start"),
+            Error::RangeDuplicate { second, .. } => self.named(second, "range_start"),
+            Error::RangeGap { first } => {
+                let is_it = |member: &router::Member| member.range_start.as_ref() == Some(first);
+                let place = self.members.iter().position(is_it);
+                self.server(place.unwrap_or_default(), "range_start")
+            }
+            Error::NoServers
+            | Error::TooManyServers { .. }
+            | Error::WeightSum { .. }
+            | Error::AliveLength { .. }
+            | Error::NoneAlive => self.at.down("servers"),
+        }
+    }
+
+    fn of_warning(&self, warning: &Warning) -> At<'a> {
+        match warning {
+            Warning::ZeroPoints { server, .. } => self.named(server, "weight"),
+            Warning::SocketUnnamed { name: server } | Warning::NameTruncated { server } => {
+                self.named(server, "name")
+            }
+            Warning::NarrowHash { .. } | Warning::HashIgnored { .. } => self.at.down("hash"),
+            Warning::OrderedByName { .. } | Warning::WeightsIgnored { .. } => {
+                self.at.down("distribution")
+            }
+            Warning::AllWeightsZero => self.at.down("servers"),
+        }
+    }
+}
+
+/// The pool of each listener.
+fn routes(
+    settings: &Settings,
+    listeners: &[(&Listen, At<'_>)],
+    root: &At<'_>,
+    report: &mut Report<'_>,
+) -> Vec<usize> {
+    let pools = &settings.pools;
+    if pools.is_empty() {
+        // A fault already, and every name would be unknown.
+        return Vec::new();
+    }
+    let names: Vec<_> = pools.iter().map(|pool| pool.name.as_str()).collect();
+    let find = |name: &str, at: At<'_>, report: &mut Report<'_>| {
+        let found = names.iter().position(|known| *known == name);
+        if found.is_none() {
+            let misfit = Misfit::NoSuchPool(name.to_owned());
+            let expected = format!("one of {}", names.join(", "));
+            report.fault(&at, Fault::Value { misfit, expected });
+        }
+        found
+    };
+    let common = match &settings.route {
+        Some(name) => find(name, root.down("route"), report),
+        None => (pools.len() == 1).then_some(0),
+    };
+    let mut routes = Vec::with_capacity(listeners.len());
+    for (listen, at) in listeners {
+        let route = match &listen.route {
+            Some(own) => find(own, at.down("route"), report),
+            None => common,
+        };
+        if route.is_none() && listen.route.is_none() && root.get("route").is_none() {
+            let fault = Fault::NoRoute {
+                address: listen.address.to_string(),
+                pools: names.join(", "),
+            };
+            report.fault(at, fault);
+        }
+        routes.extend(route);
+    }
+    for (place, pool) in pools.iter().enumerate() {
+        if !routes.contains(&place) {
+            let at = root.down("pools").down(&pool.name);
+            report.warn(&at, "no listener leads to this pool");
+        }
+    }
+    routes
+}

@@ -1,0 +1,338 @@
+//! One pool of servers.
+
+use serde_json::{Value as Json, json};
+
+use super::{MEMORY, NAME, REQUESTS_MAX, SERVER, WAIT};
+use crate::config::error::Fault;
+use crate::config::form::{Counts, Flag, OneOf, Optional, Parsed, Sizes};
+use crate::config::grammar;
+use crate::config::key::{Key, Preset, Scalar, Section, Slot, flawed, lens};
+use crate::config::reader::{At, Report};
+use crate::config::settings::{Pool, Server};
+use crate::config::tree::Node;
+use crate::proxy::MissOnError;
+use crate::router::{Distribution, Hash, ServerOrder};
+
+/// A pool of the map `pools`.
+pub(in crate::config) static POOL: Section<Pool> = Section {
+    name: "pools.NAME",
+    help: "A set of servers, which of them holds a key, and how they are treated. Names and \
+           meaning follow twemproxy where there is the same thing.",
+    expected: "a map with the key 'servers'",
+    fresh: || Pool::named(""),
+    keys: &[
+        Key {
+            name: "servers",
+            slot: &Servers,
+            preset: Preset::Required,
+            help: "The servers: `host:port`, `unix:/path` or `embedded` (a cache in this \
+                   process), with twemproxy's `:weight` and ` name` behind it or not, or sections.",
+            bound: "",
+        },
+        Key {
+            name: "distribution",
+            slot: &Scalar {
+                lens: lens!(Pool, placement.distribution),
+                form: OneOf {
+                    all: &Distribution::ALL,
+                    name: Distribution::name,
+                },
+            },
+            preset: Preset::Fresh,
+            help: "From the hash of a key to a server.",
+            bound: "",
+        },
+        Key {
+            name: "hash",
+            slot: &Scalar {
+                lens: lens!(Pool, placement.hash),
+                form: Optional(OneOf {
+                    all: &Hash::ALL,
+                    name: Hash::name,
+                }),
+            },
+            preset: Preset::Told("the distribution's own"),
+            help: "From a key to its hash. The distributions' own: `fnv1a_64` for ketama and \
+                   modula, `one_at_a_time` for modula_unweighted, `xxh3_64` for jump, and \
+                   `murmur64a`, the only one they take, for furc and rendezvous.",
+            bound: "",
+        },
+        Key {
+            name: "hash_tag",
+            slot: &Scalar {
+                lens: lens!(Pool, placement.hash_tag),
+                form: Optional(Parsed {
+                    read: |text| Ok(text.to_owned()),
+                    show: String::clone,
+                    expected: "two characters in quotes, such as \"{}\"",
+                    brief: "two characters, as `\"{}\"`",
+                    pattern: "^[\\u0001-\\u007f]{2}$",
+                }),
+            },
+            preset: Preset::Told("none"),
+            help: "Only what stands between the first of these characters and the next second one \
+                   is hashed, so that keys with the same part go to the same server.",
+            bound: "",
+        },
+        Key {
+            name: "hash_stop",
+            slot: &Scalar {
+                lens: lens!(Pool, placement.hash_stop),
+                form: Optional(Parsed {
+                    read: |text| Ok(text.to_owned()),
+                    show: String::clone,
+                    expected: "a mark of 1 to 16 bytes in quotes, such as \"|#|\"",
+                    brief: "1 to 16 bytes, as `\"\\|#\\|\"`",
+                    pattern: "^.{1,16}$",
+                }),
+            },
+            preset: Preset::Told("none"),
+            help: "Only what precedes this mark is hashed. Not together with `hash_tag`.",
+            bound: "",
+        },
+        Key {
+            name: "server_order",
+            slot: &Scalar {
+                lens: lens!(Pool, placement.server_order),
+                form: Optional(OneOf {
+                    all: &ServerOrder::ALL,
+                    name: ServerOrder::name,
+                }),
+            },
+            preset: Preset::Told("the distribution's own"),
+            help: "In which order servers are counted. `by_name` is twemproxy's and the default \
+                   of ketama, modula and random; `listed` that of all others.",
+            bound: "",
+        },
+        Key {
+            name: "seed",
+            slot: &Scalar {
+                lens: lens!(Pool, placement.seed),
+                form: Optional(NAME),
+            },
+            preset: Preset::Told("none"),
+            help: "Places keys anew, independently of other pools over the same servers. For the \
+                   hash `xxh3_64` only.",
+            bound: "",
+        },
+        Key {
+            name: "timeout",
+            slot: &Scalar {
+                lens: lens!(Pool, treatment.timeout),
+                form: WAIT,
+            },
+            preset: Preset::Fresh,
+            help: "How long a request may take, from being queued to its reply.",
+            bound: "the client gets `SERVER_ERROR <server> timed out`; the connection stays, and \
+                    the late reply is dropped.",
+        },
+        Key {
+            name: "connect_timeout",
+            slot: &Scalar {
+                lens: lens!(Pool, treatment.connect_timeout),
+                form: WAIT,
+            },
+            preset: Preset::Fresh,
+            help: "How long a connection may take to be made, its first `version` included.",
+            bound: "the server is ejected, and what waits for it fails.",
+        },
+        Key {
+            name: "server_connections",
+            slot: &Scalar {
+                lens: lens!(Pool, treatment.connections),
+                form: Counts { min: 1, max: 256 },
+            },
+            preset: Preset::Fresh,
+            help: "Connections to each server, of each worker. A client always uses the same one, \
+                   so that its requests arrive in the order it sends them.",
+            bound: "",
+        },
+        Key {
+            name: "preconnect",
+            slot: &Scalar {
+                lens: lens!(Pool, treatment.preconnect),
+                form: Flag,
+            },
+            preset: Preset::Fresh,
+            help: "Whether connections are made before the first request needs them.",
+            bound: "",
+        },
+        Key {
+            name: "in_flight_max",
+            slot: &Scalar {
+                lens: lens!(Pool, treatment.in_flight_max),
+                form: Counts {
+                    min: 1,
+                    max: REQUESTS_MAX,
+                },
+            },
+            preset: Preset::Fresh,
+            help: "Requests that may wait on one connection.",
+            bound: "`SERVER_ERROR <server> has too many requests waiting`.",
+        },
+        Key {
+            name: "queue_bytes_max",
+            slot: &Scalar {
+                lens: lens!(Pool, treatment.queue_bytes_max),
+                form: MEMORY,
+            },
+            preset: Preset::Fresh,
+            help: "Bytes that may wait to be sent on one connection.",
+            bound: "`SERVER_ERROR <server> has too many requests waiting`.",
+        },
+        Key {
+            name: "stall_timeout",
+            slot: &Scalar {
+                lens: lens!(Pool, treatment.stall_timeout),
+                form: WAIT,
+            },
+            preset: Preset::Fresh,
+            help: "How old the oldest unanswered request of a connection may grow. Not less than \
+                   `timeout`.",
+            bound: "the connection is closed, what waits on it fails, and it is made again.",
+        },
+        Key {
+            name: "late_max",
+            slot: &Scalar {
+                lens: lens!(Pool, treatment.late_max),
+                form: Counts {
+                    min: 0,
+                    max: REQUESTS_MAX,
+                },
+            },
+            preset: Preset::Fresh,
+            help: "Late replies that a connection may still be waiting for.",
+            bound: "the connection is closed, what waits on it fails, and it is made again.",
+        },
+        Key {
+            name: "failures",
+            slot: &Scalar {
+                lens: lens!(Pool, treatment.failures),
+                form: Counts { min: 1, max: 1000 },
+            },
+            preset: Preset::Fresh,
+            help: "Failures in a row that a server may show. A connection refused is enough by \
+                   itself.",
+            bound: "the server is ejected: its requests fail at once, its keys do not move, and \
+                    probes find out when it is back.",
+        },
+        Key {
+            name: "probe_first",
+            slot: &Scalar {
+                lens: lens!(Pool, treatment.probe.first),
+                form: WAIT,
+            },
+            preset: Preset::Fresh,
+            help: "When an ejected server is asked for the first time whether it is back; then \
+                   after waits that grow by half.",
+            bound: "",
+        },
+        Key {
+            name: "probe_max",
+            slot: &Scalar {
+                lens: lens!(Pool, treatment.probe.max),
+                form: WAIT,
+            },
+            preset: Preset::Fresh,
+            help: "The longest wait between two such questions. Not less than `probe_first`.",
+            bound: "waits grow no more.",
+        },
+        Key {
+            name: "miss_on_error",
+            slot: &Scalar {
+                lens: lens!(Pool, miss_on_error),
+                form: OneOf {
+                    all: &MissOnError::ALL,
+                    name: MissOnError::name,
+                },
+            },
+            preset: Preset::Fresh,
+            help: "When a `get` from a failed server is answered as a miss instead of an error. \
+                   `multiget`: only if other servers answered the same `get`.",
+            bound: "",
+        },
+        Key {
+            name: "embedded_memory",
+            slot: &Scalar {
+                lens: lens!(Pool, embedded_memory),
+                form: Sizes {
+                    min: 1 << 20,
+                    max: 1 << 40,
+                },
+            },
+            preset: Preset::Fresh,
+            help: "Memory of each embedded server of the pool.",
+            bound: "the items that have not been used for longest make room.",
+        },
+    ],
+};
+
+/// The list of servers.
+struct Servers;
+
+impl Servers {
+    fn one(&self, at: &At<'_>, report: &mut Report<'_>) -> Option<Server> {
+        match at.node {
+            Node::Text(text) => match grammar::server(text) {
+                Ok(text) => Some(Server {
+                    name: text.name,
+                    weight: text.weight.unwrap_or(1.0),
+                    ..Server::at(text.place)
+                }),
+                Err(flaw) => {
+                    report.fault(at, flawed(at, flaw, self.one_expected()));
+                    None
+                }
+            },
+            Node::Map(_) => {
+                let mut server = (SERVER.fresh)();
+                SERVER.read(at, &mut server, report);
+                Some(server)
+            }
+            _ => {
+                let misfit = at.misfit();
+                let expected = self.one_expected();
+                report.fault(at, Fault::Value { misfit, expected });
+                None
+            }
+        }
+    }
+
+    fn one_expected(&self) -> String {
+        "a server such as 10.0.0.1:11211, 10.0.0.1:11211:1 name, unix:/path or embedded".to_owned()
+    }
+}
+
+impl Slot<Pool> for Servers {
+    fn read(&self, at: &At<'_>, target: &mut Pool, report: &mut Report<'_>) {
+        let items = at.items().unwrap_or_default();
+        if items.is_empty() {
+            let misfit = at.misfit();
+            let expected = self.expected();
+            return report.fault(at, Fault::Value { misfit, expected });
+        }
+        let servers = items.iter().filter_map(|item| self.one(item, report));
+        target.servers = servers.collect();
+    }
+
+    fn show(&self, _: &Pool) -> Option<String> {
+        None
+    }
+
+    fn json(&self, _: &Pool) -> Option<Json> {
+        None
+    }
+
+    fn expected(&self) -> String {
+        "a list of servers such as [10.0.0.1:11211, 10.0.0.2:11211]".to_owned()
+    }
+
+    fn brief(&self) -> String {
+        format!("list of servers or of `{}`", SERVER.name)
+    }
+
+    fn schema(&self) -> Json {
+        let one = json!({"anyOf": [{"type": "string"}, SERVER.schema()]});
+        json!({"type": "array", "minItems": 1, "items": one})
+    }
+}

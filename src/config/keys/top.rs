@@ -1,0 +1,254 @@
+//! The keys at the top of the file.
+
+use serde_json::{Value as Json, json};
+
+use super::{CLIENTS, LISTENER, NAME, POOL};
+use crate::config::error::{Fault, Misfit};
+use crate::config::form::{Counts, OneOf, Optional, OrWord, Parsed};
+use crate::config::grammar;
+use crate::config::key::{Key, Nested, Preset, Scalar, Section, Slot, flawed, lens};
+use crate::config::path::Part;
+use crate::config::reader::{At, Report};
+use crate::config::settings::{Listen, LogFormat, Pool, Settings};
+use crate::config::tree::Node;
+use crate::net::listener::Address;
+
+/// Most worker threads: as many cores as the largest hosts have.
+const WORKERS_MAX: u32 = 256;
+
+/// Where the file begins.
+pub(in crate::config) static TOP: Section<Settings> = Section {
+    name: "top level",
+    help: "What the process as a whole does.",
+    expected: "a map with the key 'pools'",
+    fresh: Settings::default,
+    keys: &[
+        Key {
+            name: "listen",
+            slot: &Listeners,
+            preset: Preset::Fresh,
+            help: "Where clients are listened for: one address, a list of addresses, or a list of \
+                   sections if listeners differ.",
+            bound: "",
+        },
+        Key {
+            name: "route",
+            slot: &Scalar {
+                lens: lens!(Settings, route),
+                form: Optional(NAME),
+            },
+            preset: Preset::Told("the only pool"),
+            help: "The pool that requests go to, by name. Needed if there are several pools and \
+                   listeners without a route of their own.",
+            bound: "",
+        },
+        Key {
+            name: "pools",
+            slot: &Pools,
+            preset: Preset::Required,
+            help: "The pools of servers, by name.",
+            bound: "",
+        },
+        Key {
+            name: "clients",
+            slot: &Nested {
+                lens: lens!(Settings, clients),
+                section: &CLIENTS,
+            },
+            preset: Preset::Told("as below"),
+            help: "How clients are treated.",
+            bound: "",
+        },
+        Key {
+            name: "workers",
+            slot: &Scalar {
+                lens: lens!(Settings, workers),
+                form: OrWord {
+                    word: "auto",
+                    form: Counts {
+                        min: 1,
+                        max: WORKERS_MAX,
+                    },
+                },
+            },
+            preset: Preset::Fresh,
+            help: "Worker threads, each with its own connections to all servers. `auto` starts \
+                   one for each core that the process may use.",
+            bound: "",
+        },
+        Key {
+            name: "admin",
+            slot: &Scalar {
+                lens: lens!(Settings, admin),
+                form: OrWord {
+                    word: "off",
+                    form: Parsed {
+                        read: grammar::address,
+                        show: Address::to_string,
+                        expected: "an address such as 127.0.0.1:11312",
+                        brief: "address",
+                        pattern: "",
+                    },
+                },
+            },
+            preset: Preset::Fresh,
+            help: "Where operators are served over HTTP: metrics, health, routes.",
+            bound: "",
+        },
+        Key {
+            name: "log",
+            slot: &Scalar {
+                lens: lens!(Settings, log),
+                form: Parsed {
+                    read: grammar::log_filter,
+                    show: String::clone,
+                    expected: "a level (off, error, warn, info, debug, trace) or targets with \
+                               levels, such as warn,ketch::pool=debug",
+                    brief: "levels, as `info` or `warn,ketch::pool=debug`",
+                    pattern: "",
+                },
+            },
+            preset: Preset::Fresh,
+            help: "Which events are logged, to standard error. Nothing is logged for single \
+                   requests above `trace`.",
+            bound: "",
+        },
+        Key {
+            name: "log_format",
+            slot: &Scalar {
+                lens: lens!(Settings, log_format),
+                form: OneOf {
+                    all: &LogFormat::ALL,
+                    name: LogFormat::name,
+                },
+            },
+            preset: Preset::Fresh,
+            help: "How events are written: for people, or one JSON object in a line.",
+            bound: "",
+        },
+    ],
+};
+
+/// One listener or several, as addresses or as sections.
+struct Listeners;
+
+impl Listeners {
+    fn one(&self, at: &At<'_>, report: &mut Report<'_>) -> Option<Listen> {
+        match at.node {
+            Node::Text(text) => match grammar::listener(text) {
+                Ok((address, mode)) => Some(Listen {
+                    mode,
+                    ..Listen::at(address)
+                }),
+                Err(flaw) => {
+                    report.fault(at, flawed(at, flaw, Slot::<Settings>::expected(self)));
+                    None
+                }
+            },
+            Node::Map(_) => {
+                let mut listen = (LISTENER.fresh)();
+                LISTENER.read(at, &mut listen, report);
+                report.is_sound(at).then_some(listen)
+            }
+            _ => {
+                let expected = Slot::<Settings>::expected(self);
+                let misfit = at.misfit();
+                report.fault(at, Fault::Value { misfit, expected });
+                None
+            }
+        }
+    }
+}
+
+impl Slot<Settings> for Listeners {
+    fn read(&self, at: &At<'_>, target: &mut Settings, report: &mut Report<'_>) {
+        let items = match at.items() {
+            Some(items) if items.is_empty() => {
+                let expected = self.expected();
+                let misfit = at.misfit();
+                return report.fault(at, Fault::Value { misfit, expected });
+            }
+            Some(items) => items,
+            None => vec![at.clone()],
+        };
+        let listen = items.iter().filter_map(|item| self.one(item, report));
+        target.listen = listen.collect();
+    }
+
+    fn show(&self, target: &Settings) -> Option<String> {
+        let show = |listen: &Listen| listen.address.to_string();
+        let all: Vec<_> = target.listen.iter().map(show).collect();
+        Some(all.join(", "))
+    }
+
+    fn json(&self, target: &Settings) -> Option<Json> {
+        self.show(target).map(Json::String)
+    }
+
+    fn expected(&self) -> String {
+        "an address such as 127.0.0.1:11311, [::1]:11311 (in quotes) or unix:/path, or a list of \
+         addresses or sections"
+            .to_owned()
+    }
+
+    fn brief(&self) -> String {
+        format!("address, or list of addresses or of `{}`", LISTENER.name)
+    }
+
+    fn schema(&self) -> Json {
+        let one = json!({"anyOf": [{"type": "string"}, LISTENER.schema()]});
+        json!({"anyOf": [one, {"type": "array", "minItems": 1, "items": one}]})
+    }
+}
+
+/// The pools, by name.
+struct Pools;
+
+impl Slot<Settings> for Pools {
+    fn read(&self, at: &At<'_>, target: &mut Settings, report: &mut Report<'_>) {
+        let entries = at.entries().unwrap_or_default();
+        if entries.is_empty() {
+            let expected = self.expected();
+            let misfit = at.misfit();
+            return report.fault(at, Fault::Value { misfit, expected });
+        }
+        for (place, (name, at)) in entries.iter().enumerate() {
+            let mut before = entries.iter().take(place);
+            if let Some((_, first)) = before.find(|(earlier, _)| earlier == name) {
+                let fault = Fault::DuplicateKey { first: 0 };
+                report.repeated(at, Part::Key, first, fault);
+                continue;
+            }
+            if let Err(flaw) = grammar::name(name) {
+                let value = Node::Text((*name).to_owned()).to_string();
+                let misfit = Misfit::Flawed { value, flaw };
+                let expected = "a name of one line for the pool".to_owned();
+                report.key_fault(at, Fault::Value { misfit, expected });
+            }
+            let mut pool = Pool::named(name);
+            POOL.read(at, &mut pool, report);
+            pool.name_embedded();
+            target.pools.push(pool);
+        }
+    }
+
+    fn show(&self, _: &Settings) -> Option<String> {
+        None
+    }
+
+    fn json(&self, _: &Settings) -> Option<Json> {
+        None
+    }
+
+    fn expected(&self) -> String {
+        "a map of pools by name, each with its servers".to_owned()
+    }
+
+    fn brief(&self) -> String {
+        format!("map of names to `{}`", POOL.name)
+    }
+
+    fn schema(&self) -> Json {
+        json!({"type": "object", "minProperties": 1, "additionalProperties": POOL.schema()})
+    }
+}

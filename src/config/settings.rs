@@ -1,0 +1,256 @@
+//! What a file says, with the defaults for what it does not say.
+//!
+//! The defaults themselves stand where the settings are used, in
+//! `proxy::Settings`, `pool::Settings` and their like; here are only those that
+//! no other module has.
+
+use crate::net::listener::Address;
+use crate::pool;
+use crate::pool::server::Place;
+use crate::protocol::Limits;
+use crate::proxy;
+use crate::proxy::MissOnError;
+use crate::router;
+
+/// Where clients are listened for by default: next to memcached's own port, so
+/// that both fit on one host.
+const LISTEN_PORT: u16 = 11311;
+
+/// The admin listener's port by default.
+const ADMIN_PORT: u16 = 11312;
+
+/// Most clients at a time by default, over all listeners. With its server
+/// connections a proxy then stays below a hard limit of 131072 descriptors.
+const CONNECTIONS_MAX: usize = 65_536;
+
+/// Memory of an embedded cache by default: memcached's own `-m 64`.
+const EMBEDDED_MEMORY: usize = 64 << 20;
+
+/// What a whole file says.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settings {
+    /// Where clients are listened for.
+    pub listen: Vec<Listen>,
+    /// Where operators are; `None` for nowhere.
+    pub admin: Option<Address>,
+    /// Worker threads; `None` for as many as there are cores.
+    pub workers: Option<usize>,
+    /// The pool of listeners that name none.
+    pub route: Option<String>,
+    /// Which events are logged.
+    pub log: String,
+    /// How they are written.
+    pub log_format: LogFormat,
+    /// How clients are treated.
+    pub clients: Clients,
+    /// The pools, in the order of the file.
+    pub pools: Vec<Pool>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            listen: vec![Listen::at(loopback(LISTEN_PORT))],
+            admin: Some(loopback(ADMIN_PORT)),
+            workers: None,
+            route: None,
+            log: "info".to_owned(),
+            log_format: LogFormat::default(),
+            clients: Clients::default(),
+            pools: Vec::new(),
+        }
+    }
+}
+
+/// An address that only this host reaches: what listens without being told to
+/// must not be open to others.
+fn loopback(port: u16) -> Address {
+    Address::Tcp {
+        host: "127.0.0.1".to_owned(),
+        port,
+    }
+}
+
+/// How events are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object in a line.
+    Json,
+}
+
+impl LogFormat {
+    /// Every format.
+    pub const ALL: [Self; 2] = [Self::Text, Self::Json];
+
+    /// The name in the configuration.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Text => "text",
+            Self::Json => "json",
+        }
+    }
+}
+
+/// One listener.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Listen {
+    /// Where it listens.
+    pub address: Address,
+    /// The permissions of its socket's file; `None` leaves them to the umask.
+    pub mode: Option<u32>,
+    /// The pool that its requests go to; `None` for the one at the top.
+    pub route: Option<String>,
+    /// Instead of what [`Clients`] says.
+    pub value_bytes_max: Option<usize>,
+    /// Instead of what [`Clients`] says.
+    pub line_bytes_max: Option<usize>,
+    /// Instead of what [`Clients`] says.
+    pub flush_all: Option<bool>,
+}
+
+impl Listen {
+    /// A listener at `address` that is like any other.
+    pub fn at(address: Address) -> Self {
+        Self {
+            address,
+            mode: None,
+            route: None,
+            value_bytes_max: None,
+            line_bytes_max: None,
+            flush_all: None,
+        }
+    }
+
+    /// What its clients may send.
+    pub fn limits(&self, clients: &Clients) -> Limits {
+        let common = clients.limits;
+        Limits {
+            value_bytes_max: self.value_bytes_max.unwrap_or(common.value_bytes_max),
+            line_bytes_max: self.line_bytes_max.unwrap_or(common.line_bytes_max),
+        }
+    }
+}
+
+/// How clients are treated.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Clients {
+    /// Most clients at a time, over all listeners.
+    pub connections_max: usize,
+    /// The bounds of each.
+    pub sessions: proxy::Settings,
+    /// What they may send.
+    pub limits: Limits,
+    /// Whether they may flush all servers of their pool.
+    pub flush_all: bool,
+}
+
+impl Default for Clients {
+    fn default() -> Self {
+        Self {
+            connections_max: CONNECTIONS_MAX,
+            sessions: proxy::Settings::default(),
+            limits: Limits::default(),
+            flush_all: false,
+        }
+    }
+}
+
+/// A named set of servers.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Pool {
+    /// Its name.
+    pub name: String,
+    /// Its servers, in the order of the file.
+    pub servers: Vec<Server>,
+    /// Which of them holds a key.
+    pub placement: router::Settings,
+    /// How they are treated.
+    pub treatment: pool::Settings,
+    /// When a failure is told as a miss.
+    pub miss_on_error: MissOnError,
+    /// Bytes of memory for each server in this process.
+    pub embedded_memory: usize,
+}
+
+impl Pool {
+    /// A pool without servers.
+    pub fn named(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            servers: Vec::new(),
+            placement: router::Settings::default(),
+            treatment: pool::Settings::default(),
+            miss_on_error: MissOnError::default(),
+            embedded_memory: EMBEDDED_MEMORY,
+        }
+    }
+
+    /// Its servers as placement knows them, in the order of the file.
+    pub fn members(&self) -> Vec<router::Member> {
+        self.servers.iter().map(Server::member).collect()
+    }
+
+    /// Names those embedded servers that have no name by their place among the
+    /// embedded ones of the pool: `embedded-1`, `embedded-2`, ...
+    pub(super) fn name_embedded(&mut self) {
+        let embedded = self.servers.iter_mut().filter(|s| s.is_embedded());
+        for (number, server) in (1..).zip(embedded) {
+            server
+                .name
+                .get_or_insert_with(|| format!("embedded-{number}"));
+        }
+    }
+}
+
+/// One server of a pool.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Server {
+    /// Where it is.
+    pub place: Place,
+    /// Its name; an embedded server always has one.
+    pub name: Option<String>,
+    /// Its share of the keys, against those of the others.
+    pub weight: f64,
+    /// The first key it holds; for the range distribution.
+    pub range_start: Option<Vec<u8>>,
+}
+
+impl Server {
+    /// A server without a name, of weight 1.
+    pub fn at(place: Place) -> Self {
+        Self {
+            place,
+            name: None,
+            weight: 1.0,
+            range_start: None,
+        }
+    }
+
+    /// Whether it is in this process.
+    pub fn is_embedded(&self) -> bool {
+        self.place == Place::Embedded
+    }
+
+    /// What it is called in messages: its name, else its address.
+    pub fn shown_name(&self) -> String {
+        let name = self.name.clone();
+        name.unwrap_or_else(|| self.place.to_string())
+    }
+
+    fn member(&self) -> router::Member {
+        let (host, port) = match &self.place {
+            Place::Remote(Address::Tcp { host, port }) => (host.clone(), Some(*port)),
+            Place::Remote(Address::Unix(path)) => (path.display().to_string(), None),
+            Place::Embedded => (self.place.to_string(), None),
+        };
+        router::Member {
+            name: self.name.clone(),
+            weight: self.weight,
+            range_start: self.range_start.clone(),
+            ..router::Member::new(host, port)
+        }
+    }
+}
