@@ -2,7 +2,9 @@
 
 mod build;
 mod faults;
+mod files;
 mod keys;
+mod mutations;
 mod values;
 
 use super::{Config, Error, Settings};
