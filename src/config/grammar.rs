@@ -58,6 +58,9 @@ pub enum Flaw {
     /// A path that the system cannot bind.
     #[error("has a path of more than {SOCKET_PATH_BYTES_MAX} bytes")]
     LongPath,
+    /// A unix socket where none will do.
+    #[error("is a unix socket, where only a host and a port will do")]
+    UnixSocket,
     /// Permissions that are not octal digits up to 777.
     #[error("has the impossible mode '{0}'")]
     Mode(String),
@@ -264,6 +267,14 @@ pub(super) fn address(text: &str) -> Result<Address, Flaw> {
     }
 }
 
+/// A host and a port.
+pub(super) fn tcp_address(text: &str) -> Result<Address, Flaw> {
+    match address(text)? {
+        Address::Unix(_) => Err(Flaw::UnixSocket),
+        address @ Address::Tcp { .. } => Ok(address),
+    }
+}
+
 /// Where to listen: an address, and the mode that may stand behind a path.
 pub(super) fn listener(text: &str) -> Result<(Address, Option<u32>), Flaw> {
     let (at, bits) = whole((word, opt(preceded(space1, word))), text).ok_or(Flaw::Form)?;
@@ -464,6 +475,8 @@ mod tests {
         for (text, flaw) in bad {
             assert_eq!(address(text), Err(flaw), "{text}");
         }
+        assert_eq!(tcp_address("localhost:1"), Ok(tcp("localhost", 1)));
+        assert_eq!(tcp_address("unix:/a"), Err(Flaw::UnixSocket));
         let long = format!("/{}", "x".repeat(SOCKET_PATH_BYTES_MAX));
         assert_eq!(address(&long), Err(Flaw::LongPath));
         assert!(address(&long[..SOCKET_PATH_BYTES_MAX]).is_ok());

@@ -150,6 +150,7 @@ impl<T> Section<T> {
             let default = key.default(&fresh);
             (value != default).then(|| Change {
                 path: format!("{path}{}", key.name),
+                key: key.name,
                 value,
                 default,
             })
@@ -211,6 +212,8 @@ impl<T> Section<T> {
 pub struct Change {
     /// The key, from the top of the file.
     pub path: String,
+    /// The key alone.
+    pub key: &'static str,
     /// Its value, as the file would say it.
     pub value: String,
     /// What it would be otherwise.

@@ -47,6 +47,10 @@ const FILE_BYTES_MAX: u64 = 16 << 20;
 /// A configuration whose parts fit together.
 #[derive(Debug)]
 pub struct Config {
+    /// The file it comes from.
+    pub file: String,
+    /// The text of the file.
+    pub text: String,
     /// What the file says.
     pub settings: Settings,
     /// Where the keys of each pool go, in the order of the pools.
@@ -99,6 +103,8 @@ impl Config {
         TOP.read(&root, &mut settings, &mut report);
         let (placements, routes) = check::check(&settings, &root, &mut report);
         Ok(Self {
+            file: file.to_owned(),
+            text: text.to_owned(),
             settings,
             placements,
             routes,
@@ -106,26 +112,22 @@ impl Config {
         })
     }
 
-    /// What differs from the defaults, apart from listeners and servers.
+    /// What differs from the defaults, apart from servers, and from where
+    /// listeners are and lead.
     pub fn changes(&self) -> Vec<Change> {
-        let Settings {
-            listen,
-            clients,
-            pools,
-            ..
-        } = &self.settings;
-        let mut changes = TOP.changes("", &self.settings);
-        for listen in listen {
-            let path = format!("listen {}: ", listen.address);
-            let of_listener = LISTENER.changes(&path, listen);
-            let same = |change: &Change| !change.path.ends_with("address");
-            changes.extend(of_listener.into_iter().filter(same));
+        let settings = &self.settings;
+        let mut changes = TOP.changes("", settings);
+        for listen in &settings.listen {
+            changes.extend(LISTENER.changes(&format!("listen {}: ", listen.address), listen));
         }
-        changes.extend(CLIENTS.changes("clients.", clients));
-        for pool in pools {
-            let path = format!("pools.{}.", pool.name);
-            changes.extend(POOL.changes(&path, pool));
+        changes.extend(CLIENTS.changes("clients.", &settings.clients));
+        for pool in &settings.pools {
+            let mut pool = pool.clone();
+            pool.placement.forget_the_natural();
+            changes.extend(POOL.changes(&format!("pools.{}.", pool.name), &pool));
         }
+        let told_by_listeners = ["listen", "route", "address", "mode"];
+        changes.retain(|change| !told_by_listeners.contains(&change.key));
         changes
     }
 }

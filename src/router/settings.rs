@@ -29,6 +29,18 @@ pub struct Settings {
     pub seed: Option<String>,
 }
 
+impl Settings {
+    /// Forgets a hash and an order that the distribution would take by itself.
+    pub fn forget_the_natural(&mut self) {
+        let distribution = self.distribution;
+        self.hash = self
+            .hash
+            .filter(|hash| Some(*hash) != distribution.natural_hash());
+        let natural = distribution.natural_order();
+        self.server_order = self.server_order.filter(|order| *order != natural);
+    }
+}
+
 /// The order in which servers are counted: it decides which server a number
 /// means under modula, jump and furc, and which of two equal points comes
 /// first on a ketama ring.
@@ -143,6 +155,22 @@ mod tests {
         assert_eq!(name("cache.example", Some(1)), "cache.example:1");
         assert_eq!(name("/run/mc.sock", None), "/run/mc.sock:");
         assert_eq!(name("embedded", None), "embedded");
+    }
+
+    #[test]
+    fn what_the_distribution_takes_by_itself_is_forgotten() {
+        let mut settings = Settings {
+            hash: Some(Hash::Fnv1a64),
+            server_order: Some(ServerOrder::ByName),
+            ..Settings::default()
+        };
+        settings.forget_the_natural();
+        assert_eq!(settings, Settings::default());
+        settings.hash = Some(Hash::Md5);
+        settings.server_order = Some(ServerOrder::Listed);
+        let before = settings.clone();
+        settings.forget_the_natural();
+        assert_eq!(settings, before);
     }
 
     #[test]

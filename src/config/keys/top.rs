@@ -83,10 +83,10 @@ pub(in crate::config) static TOP: Section<Settings> = Section {
                 form: OrWord {
                     word: "off",
                     form: Parsed {
-                        read: grammar::address,
+                        read: grammar::tcp_address,
                         show: Address::to_string,
                         expected: "an address such as 127.0.0.1:11312",
-                        brief: "address",
+                        brief: "`host:port`",
                         pattern: "",
                     },
                 },

@@ -90,8 +90,8 @@ fn the_admin_listener_can_be_off() {
             "{off}"
         );
     }
-    let yaml = format!("admin: unix:/a\n{POOLS}");
-    assert_eq!(settings(&yaml).admin, Some(unix("/a")));
+    let yaml = format!("admin: '[::1]:0'\n{POOLS}");
+    assert_eq!(settings(&yaml).admin, Some(tcp("::1", 0)));
 }
 
 #[test]

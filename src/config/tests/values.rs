@@ -128,6 +128,11 @@ fn bad_numbers_names_and_flags() {
             "admin: 11312",
             "1:8: admin: found 11312, expected an address such as 127.0.0.1:11312, or 'off'",
         ),
+        (
+            "admin: unix:/a",
+            "1:8: admin: 'unix:/a' is a unix socket, where only a host and a port will do, \
+             expected an address such as 127.0.0.1:11312, or 'off'",
+        ),
     ];
     for (line, expected) in cases {
         assert_told(&format!("{line}{pools}"), expected);
