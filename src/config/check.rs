@@ -3,10 +3,11 @@
 use super::error::{Fault, Misfit};
 use super::grammar::{show_duration, show_size};
 use super::path::Part;
+use super::place::place;
 use super::reader::{At, Report};
 use super::settings::{Clients, Listen, Pool, Server, Settings};
 use crate::net::listener::Address;
-use crate::router::{self, Placement, Warning};
+use crate::router::Placement;
 
 /// Checks the file as a whole: the placement of each pool, and the pool of each
 /// listener. Both are of use only if nothing is wrong.
@@ -128,99 +129,6 @@ fn check_pool(pool: &Pool, at: &At<'_>, report: &mut Report<'_>) {
         && !pool.servers.iter().any(Server::is_embedded)
     {
         report.warn(&memory, "no server of the pool is embedded");
-    }
-}
-
-/// The keys of a pool that decide where keys go.
-const PLACING: [&str; 7] = [
-    "servers",
-    "distribution",
-    "hash",
-    "hash_tag",
-    "hash_stop",
-    "server_order",
-    "seed",
-];
-
-fn place(pool: &Pool, at: &At<'_>, report: &mut Report<'_>) -> Option<Placement> {
-    let mut placing = PLACING.iter().filter_map(|key| at.get(key));
-    // Without servers there is a fault already.
-    if pool.servers.is_empty() || !placing.all(|at| report.is_sound(&at)) {
-        return None;
-    }
-    let members = pool.members();
-    let where_is = Whereabouts { members, at };
-    match Placement::new(&pool.placement, &where_is.members) {
-        Ok((placement, warnings)) => {
-            for warning in warnings {
-                report.warn(&where_is.of_warning(&warning), warning.to_string());
-            }
-            Some(placement)
-        }
-        Err(error) => {
-            report.fault(&where_is.of_error(&error), Fault::Placement(error));
-            None
-        }
-    }
-}
-
-/// Where in the file that stands which placement complains of.
-struct Whereabouts<'a> {
-    members: Vec<router::Member>,
-    at: &'a At<'a>,
-}
-
-impl<'a> Whereabouts<'a> {
-    /// The server at this place, or one of its keys if it is a map.
-    fn server(&self, place: usize, key: &str) -> At<'a> {
-        self.at.down("servers").item(place).down(key)
-    }
-
-    fn named(&self, name: &str, key: &str) -> At<'a> {
-        let is_it = |member: &router::Member| member.placement_name() == *name;
-        match self.members.iter().position(is_it) {
-            Some(place) => self.server(place, key),
-            None => self.at.down("servers"),
-        }
-    }
-
-    fn of_error(&self, error: &router::Error) -> At<'a> {
-        use router::Error;
-        match error {
-            Error::NameEmpty { place } => self.server(*place, "name"),
-            Error::NameDuplicate { second, .. } => self.server(*second, "name"),
-            Error::Weight { server, .. } => self.named(server, "weight"),
-            Error::HashNotApplicable { .. } => self.at.down("hash"),
-            Error::SeedNotApplicable => self.at.down("seed"),
-            Error::HashTag { .. } => self.at.down("hash_tag"),
-            Error::HashStop { .. } | Error::TagAndStop => self.at.down("hash_stop"),
-            Error::RangeNotApplicable { server, .. } => self.named(server, "range_start"),
-            Error::RangeDuplicate { second, .. } => self.named(second, "range_start"),
-            Error::RangeGap { first } => {
-                let is_it = |member: &router::Member| member.range_start.as_ref() == Some(first);
-                let place = self.members.iter().position(is_it);
-                self.server(place.unwrap_or_default(), "range_start")
-            }
-            Error::NoServers
-            | Error::TooManyServers { .. }
-            | Error::WeightSum { .. }
-            | Error::AliveLength { .. }
-            | Error::NoneAlive => self.at.down("servers"),
-        }
-    }
-
-    fn of_warning(&self, warning: &Warning) -> At<'a> {
-        match warning {
-            Warning::ZeroPoints { server, .. } => self.named(server, "weight"),
-            Warning::SocketUnnamed { name: server } | Warning::NameTruncated { server } => {
-                self.named(server, "name")
-            }
-            Warning::NarrowHash { .. } | Warning::HashIgnored { .. } => self.at.down("hash"),
-            Warning::OrderedByName { .. } | Warning::WeightsIgnored { .. } => {
-                self.at.down("distribution")
-            }
-            Warning::AllWeightsZero => self.at.down("servers"),
-        }
     }
 }
 

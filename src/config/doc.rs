@@ -47,7 +47,15 @@ pub fn key_table() -> String {
 /// The JSON schema of the configuration, draft 2020-12.
 pub fn schema() -> Json {
     let mut schema = TOP.schema();
+    let definitions = [
+        (LISTENER.definition, LISTENER.schema()),
+        (CLIENTS.definition, CLIENTS.schema()),
+        (POOL.definition, POOL.schema()),
+        (SERVER.definition, SERVER.schema()),
+    ];
     if let Json::Object(fields) = &mut schema {
+        let definitions = definitions.map(|(name, schema)| (name.to_owned(), schema));
+        fields.insert("$defs".to_owned(), definitions.into_iter().collect());
         let draft = "https://json-schema.org/draft/2020-12/schema";
         fields.insert("$schema".to_owned(), json!(draft));
         fields.insert("title".to_owned(), json!("Configuration of ketch"));

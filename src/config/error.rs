@@ -96,13 +96,8 @@ pub enum Fault {
     #[error("not UTF-8")]
     Encoding,
     /// A key that there is not.
-    #[error("unknown key{}", Hint(*.nearest, .known))]
-    UnknownKey {
-        /// The known key that it is most like.
-        nearest: Option<&'static str>,
-        /// All keys known at this place.
-        known: Vec<&'static str>,
-    },
+    #[error("unknown key ({0})")]
+    UnknownKey(Meant),
     /// A key that stands twice in one map.
     #[error("the key stands in line {first} already")]
     DuplicateKey {
@@ -199,29 +194,33 @@ pub enum Misfit {
     #[error("{0} is out of range")]
     Range(String),
     /// It is none of a few names.
-    #[error("{value} is unknown{}", Hint(*.nearest, &[]))]
-    Unknown {
+    #[error("{0} is unknown")]
+    Unknown(String),
+    /// It is nearly one of a few names.
+    #[error("{value} is unknown ({meant})")]
+    Misspelt {
         /// The value.
         value: String,
-        /// The name that it is most like.
-        nearest: Option<&'static str>,
+        /// The name.
+        meant: Meant,
     },
     /// It names a pool that there is not.
     #[error("there is no pool '{0}'")]
     NoSuchPool(String),
 }
 
-/// What an unknown word may have meant, or else all that it could be.
-struct Hint<'a>(Option<&'static str>, &'a [&'static str]);
-
-impl fmt::Display for Hint<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self(Some(nearest), _) => write!(f, " (did you mean '{nearest}'?)"),
-            Self(None, []) => Ok(()),
-            Self(None, known) => write!(f, " (known here: {})", known.join(", ")),
-        }
-    }
+/// What an unknown word may have meant.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Meant {
+    /// This word, which is much like it.
+    #[error("did you mean '{0}'?")]
+    Nearest(&'static str),
+    /// What twemproxy means by it; here it is told otherwise.
+    #[error("twemproxy's: {0}")]
+    Twemproxys(&'static str),
+    /// Who knows; these are all words there are.
+    #[error("known here: {}", .0.join(", "))]
+    OneOf(Vec<&'static str>),
 }
 
 /// Something odd about a configuration that can be had.

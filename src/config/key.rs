@@ -8,7 +8,7 @@
 
 use serde_json::{Map, Value as Json, json};
 
-use super::error::{Fault, Misfit, nearest};
+use super::error::{Fault, Meant, Misfit, nearest};
 use super::form::Form;
 use super::path::Part;
 use super::reader::{At, Report};
@@ -88,11 +88,15 @@ impl<T> Key<T> {
 pub(super) struct Section<T: 'static> {
     /// Its place in the file, as headings show it.
     pub(super) name: &'static str,
+    /// Its name in the JSON schema.
+    pub(super) definition: &'static str,
     /// What it is about.
     pub(super) help: &'static str,
     /// What is expected in its place.
     pub(super) expected: &'static str,
     pub(super) keys: &'static [Key<T>],
+    /// Keys that twemproxy has here and we have not, and what we say instead.
+    pub(super) twemproxys: &'static [(&'static str, &'static str)],
     /// A target of which the file has said nothing yet.
     pub(super) fresh: fn() -> T,
 }
@@ -138,8 +142,15 @@ impl<T> Section<T> {
 
     fn unknown(&self, name: &str) -> Fault {
         let known: Vec<_> = self.keys.iter().map(|key| key.name).collect();
-        let nearest = nearest(name, known.iter().copied());
-        Fault::UnknownKey { nearest, known }
+        let mut twemproxys = self.twemproxys.iter();
+        let meant = match twemproxys.find(|(theirs, _)| *theirs == name) {
+            Some((_, ours)) => Meant::Twemproxys(ours),
+            None => match nearest(name, known.iter().copied()) {
+                Some(nearest) => Meant::Nearest(nearest),
+                None => Meant::OneOf(known),
+            },
+        };
+        Fault::UnknownKey(meant)
     }
 
     /// What `target` has that a fresh one has not.
@@ -173,6 +184,11 @@ impl<T> Section<T> {
             help: self.help,
             keys: keys.collect(),
         }
+    }
+
+    /// Where the JSON schema tells of the section.
+    pub(super) fn reference(&self) -> Json {
+        json!({"$ref": format!("#/$defs/{}", self.definition)})
     }
 
     /// What the JSON schema says of the section.
@@ -312,7 +328,7 @@ impl<T, U> Slot<T> for Nested<T, U> {
     }
 
     fn schema(&self) -> Json {
-        self.section.schema()
+        self.section.reference()
     }
 }
 

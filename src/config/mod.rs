@@ -18,6 +18,7 @@ mod grammar;
 mod key;
 mod keys;
 mod path;
+mod place;
 mod reader;
 mod settings;
 #[cfg(test)]
@@ -30,7 +31,7 @@ use std::path::Path;
 
 pub use build::MakeCache;
 pub use doc::{key_table, schema, sections};
-pub use error::{Error, Fault, Misfit, Problem, Warning};
+pub use error::{Error, Fault, Meant, Misfit, Problem, Warning};
 pub use grammar::{Flaw, show_duration, show_size};
 pub use key::{Change, KeyDoc, SectionDoc};
 pub use path::Position;

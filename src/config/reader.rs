@@ -5,7 +5,7 @@ use super::path::{Part, Path};
 use super::tree::{MERGE, Node};
 
 /// Most problems of one file that are told; whoever has more starts with these.
-const PROBLEMS_MAX: usize = 100;
+pub(super) const PROBLEMS_MAX: usize = 100;
 
 /// A node of the file and the way to it.
 #[derive(Clone, Debug)]

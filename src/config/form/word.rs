@@ -4,7 +4,7 @@
 use serde_json::{Value as Json, json};
 
 use super::{Form, misfit, text};
-use crate::config::error::{Misfit, nearest};
+use crate::config::error::{Meant, Misfit, nearest};
 use crate::config::grammar::Flaw;
 use crate::config::tree::Node;
 
@@ -58,9 +58,12 @@ impl<V: Copy + Sync> Form<V> for OneOf<V> {
             return misfit(node);
         };
         let found = self.all.iter().find(|value| (self.name)(**value) == text);
-        found.copied().ok_or_else(|| Misfit::Unknown {
-            value: node.to_string(),
-            nearest: nearest(text, self.names()),
+        found.copied().ok_or_else(|| {
+            let value = node.to_string();
+            match nearest(text, self.names()).map(Meant::Nearest) {
+                Some(meant) => Misfit::Misspelt { value, meant },
+                None => Misfit::Unknown(value),
+            }
         })
     }
 

@@ -23,9 +23,11 @@ pub(super) const LINE: Sizes = Sizes {
 /// The section `clients`.
 pub(in crate::config) static CLIENTS: Section<Clients> = Section {
     name: "clients",
+    definition: "clients",
     help: "How clients are treated. Listeners may say otherwise in what a client may send.",
     expected: "a map with keys for clients",
     fresh: Clients::default,
+    twemproxys: &[],
     keys: &[
         Key {
             name: "connections_max",

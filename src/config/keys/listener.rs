@@ -18,10 +18,12 @@ use crate::net::listener::Address;
 /// A section of the list `listen`.
 pub(in crate::config) static LISTENER: Section<Listen> = Section {
     name: "listen[]",
+    definition: "listener",
     help: "One listener of several, where they differ.",
     expected: "a map with the key 'address'",
     // Only until its address is read, without which there is no listener.
     fresh: || Listen::at(Address::Unix(PathBuf::new())),
+    twemproxys: &[],
     keys: &[
         Key {
             name: "address",

@@ -16,10 +16,30 @@ use crate::router::{Distribution, Hash, ServerOrder};
 /// A pool of the map `pools`.
 pub(in crate::config) static POOL: Section<Pool> = Section {
     name: "pools.NAME",
+    definition: "pool",
     help: "A set of servers, which of them holds a key, and how they are treated. Names and \
            meaning follow twemproxy where there is the same thing.",
     expected: "a map with the key 'servers'",
     fresh: || Pool::named(""),
+    twemproxys: &[
+        ("listen", "listeners stand at the top of the file here"),
+        ("server_failure_limit", "'failures' here"),
+        (
+            "server_retry_timeout",
+            "probes find out here, see 'probe_first'",
+        ),
+        (
+            "auto_eject_hosts",
+            "keys of a failed server do not move here, see 'failures'",
+        ),
+        ("client_connections", "'connections_max' of 'clients' here"),
+        ("backlog", "always 1024 here"),
+        ("tcpkeepalive", "always on here"),
+        ("reuseport", "workers share their listeners here"),
+        ("redis", "memcached only here"),
+        ("redis_auth", "memcached only here"),
+        ("redis_db", "memcached only here"),
+    ],
     keys: &[
         Key {
             name: "servers",
@@ -332,7 +352,7 @@ impl Slot<Pool> for Servers {
     }
 
     fn schema(&self) -> Json {
-        let one = json!({"anyOf": [{"type": "string"}, SERVER.schema()]});
+        let one = json!({"anyOf": [{"type": "string"}, SERVER.reference()]});
         json!({"type": "array", "minItems": 1, "items": one})
     }
 }

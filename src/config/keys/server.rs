@@ -10,10 +10,12 @@ use crate::pool::server::Place;
 /// A section of the list `servers`.
 pub(in crate::config) static SERVER: Section<Server> = Section {
     name: "pools.NAME.servers[]",
+    definition: "server",
     help: "One server of a pool, with what a line of text cannot say.",
     expected: "a map with the key 'address'",
     // Only until its address is read, without which there is no server.
     fresh: || Server::at(Place::Embedded),
+    twemproxys: &[],
     keys: &[
         Key {
             name: "address",

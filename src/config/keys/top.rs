@@ -19,9 +19,11 @@ const WORKERS_MAX: u32 = 256;
 /// Where the file begins.
 pub(in crate::config) static TOP: Section<Settings> = Section {
     name: "top level",
+    definition: "file",
     help: "What the process as a whole does.",
     expected: "a map with the key 'pools'",
     fresh: Settings::default,
+    twemproxys: &[],
     keys: &[
         Key {
             name: "listen",
@@ -196,7 +198,7 @@ impl Slot<Settings> for Listeners {
     }
 
     fn schema(&self) -> Json {
-        let one = json!({"anyOf": [{"type": "string"}, LISTENER.schema()]});
+        let one = json!({"anyOf": [{"type": "string"}, LISTENER.reference()]});
         json!({"anyOf": [one, {"type": "array", "minItems": 1, "items": one}]})
     }
 }
@@ -249,6 +251,6 @@ impl Slot<Settings> for Pools {
     }
 
     fn schema(&self) -> Json {
-        json!({"type": "object", "minProperties": 1, "additionalProperties": POOL.schema()})
+        json!({"type": "object", "minProperties": 1, "additionalProperties": POOL.reference()})
     }
 }

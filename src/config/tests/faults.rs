@@ -79,12 +79,29 @@ fn unknown_keys() {
     );
     // Not as much as the value is looked at.
     assert_told_in_pool(
-        "redis: {timeout: 5}",
-        "4:5: pools.main.redis: unknown key (known here: servers, distribution, hash, hash_tag, \
+        "zzz: {timeout: 5}",
+        "4:5: pools.main.zzz: unknown key (known here: servers, distribution, hash, hash_tag, \
          hash_stop, server_order, seed, timeout, connect_timeout, server_connections, preconnect, \
          in_flight_max, queue_bytes_max, stall_timeout, late_max, failures, probe_first, \
          probe_max, miss_on_error, embedded_memory)",
     );
+}
+
+#[test]
+fn keys_of_twemproxy_that_are_told_otherwise_here() {
+    let cases = [
+        ("server_failure_limit: 2", "'failures' here"),
+        (
+            "auto_eject_hosts: true",
+            "keys of a failed server do not move here, see 'failures'",
+        ),
+        ("redis: false", "memcached only here"),
+    ];
+    for (line, expected) in cases {
+        let (key, _) = line.split_once(':').unwrap();
+        let expected = format!("4:5: pools.main.{key}: unknown key (twemproxy's: {expected})");
+        assert_told_in_pool(line, &expected);
+    }
 }
 
 #[test]

@@ -178,11 +178,20 @@ fn json(node: &Node) -> Json {
 /// Whether `value` is what `schema` says. Knows just the words that our schema
 /// has, and panics at others.
 fn conforms(schema: &Json, value: &Json) -> Result<(), String> {
+    let whole = super::super::schema();
+    conforms_to(&whole, schema, value)
+}
+
+fn conforms_to(whole: &Json, schema: &Json, value: &Json) -> Result<(), String> {
     let wrong = |why: &str| Err(format!("{value}: {why}"));
     for (word, rule) in schema.as_object().unwrap() {
         let number = || rule.as_f64().unwrap();
         match word.as_str() {
-            "$schema" | "title" | "description" | "default" | "required" => {}
+            "$schema" | "$defs" | "title" | "description" | "default" | "required" => {}
+            "$ref" => {
+                let pointer = rule.as_str().unwrap().trim_start_matches('#');
+                conforms_to(whole, whole.pointer(pointer).unwrap(), value)?;
+            }
             "type" => {
                 let is_it = match rule.as_str().unwrap() {
                     "object" => value.is_object(),
@@ -204,7 +213,9 @@ fn conforms(schema: &Json, value: &Json) -> Result<(), String> {
             "pattern" => regex_matches(rule.as_str().unwrap(), value)?,
             "anyOf" => {
                 let choices = rule.as_array().unwrap().iter();
-                let results: Vec<_> = choices.map(|choice| conforms(choice, value)).collect();
+                let results: Vec<_> = choices
+                    .map(|choice| conforms_to(whole, choice, value))
+                    .collect();
                 if results.iter().all(Result::is_err) {
                     return Err(format!("{results:?}"));
                 }
@@ -215,7 +226,7 @@ fn conforms(schema: &Json, value: &Json) -> Result<(), String> {
             }
             "items" => {
                 for item in value.as_array().into_iter().flatten() {
-                    conforms(rule, item)?;
+                    conforms_to(whole, rule, item)?;
                 }
             }
             "properties" | "additionalProperties" => {}
@@ -236,10 +247,10 @@ fn conforms(schema: &Json, value: &Json) -> Result<(), String> {
             schema["properties"].get(key),
             &schema["additionalProperties"],
         ) {
-            (Some(known), _) => conforms(known, value)?,
+            (Some(known), _) => conforms_to(whole, known, value)?,
             (None, Json::Bool(false)) => return Err(format!("unknown key {key}")),
             (None, Json::Null) => {}
-            (None, any) => conforms(any, value)?,
+            (None, any) => conforms_to(whole, any, value)?,
         }
     }
     Ok(())

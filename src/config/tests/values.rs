@@ -428,6 +428,52 @@ fn placement_that_cannot_be() {
 }
 
 #[test]
+fn all_that_is_wrong_with_a_placement_is_told_at_once() {
+    let yaml = "\
+pools:
+  a:
+    hash_tag: '{'
+    hash: md5
+    distribution: range
+    seed: x
+    servers:
+      - {address: 'h:1', range_start: m}
+      - {address: 'h:1', range_start: z}
+      - {address: 'h:2', range_start: z}
+      - {address: 'h:1', range_start: x}
+  b:
+    hash_tag: '{}'
+    hash_stop: ''
+    distribution: furc
+    hash: md5
+    servers: [h:1, h:2, h:1]
+  c:
+    servers: [h:1:0, h:2, h:3:0.5, {address: 'h:4', range_start: a}]
+route: a
+";
+    let expected = [
+        "3:15: pools.a.hash_tag: hash tag '{' is not two characters of one byte each",
+        "6:11: pools.a.seed: a seed needs hash xxh3_64, which this pool does not use",
+        "8:39: pools.a.servers[0].range_start: no server owns the keys before 'm': the first \
+         range needs no start",
+        "9:9: pools.a.servers[1]: two servers are named 'h:1', at places 0 and 1",
+        "10:39: pools.a.servers[2].range_start: the ranges of 'h:1 (servers[1])' and 'h:2' start \
+         at the same key, 'z'",
+        "11:9: pools.a.servers[3]: two servers are named 'h:1', at places 0 and 3",
+        "14:16: pools.b.hash_stop: a hash tag and a hash stop exclude each other",
+        "16:11: pools.b.hash: distribution furc has its own hash, murmur64a, and takes no md5",
+        "17:25: pools.b.servers[2]: two servers are named 'h:1', at places 0 and 2",
+        "19:15: pools.c.servers[0]: server 'h:1' has weight 0, but distribution ketama takes \
+         whole numbers from 1",
+        "19:27: pools.c.servers[2]: server 'h:3' has weight 0.5, but distribution ketama takes \
+         whole numbers from 1",
+        "19:66: pools.c.servers[3].range_start: server 'h:4' has a range start, which \
+         distribution ketama does not know",
+    ];
+    assert_eq!(told(yaml), expected.map(|line| format!("test.yaml:{line}")));
+}
+
+#[test]
 fn routes_that_lead_nowhere() {
     let pools = "\npools:\n  a: {servers: [embedded]}\n  b: {servers: [embedded]}\n";
     let cases = [
