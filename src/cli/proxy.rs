@@ -10,9 +10,9 @@ use ketch::clock;
 use ketch::config::{Config, Settings};
 use ketch::net::listener::{self, Address, Gate, Listener};
 use ketch::net::worker::Workers;
-use ketch::pool::{Server, probe};
+use ketch::pool::probe;
 use ketch::protocol::serve::Serve;
-use ketch::proxy::{Layout, Shared, Worker};
+use ketch::proxy::{Layout, Route, Shared, Worker};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
@@ -75,14 +75,14 @@ async fn serve(
     let listeners = bind(settings)?;
     let admin = bind_admin(settings.admin.as_ref()).await?;
     let mut told_to_end = ToldToEnd::new().context("cannot wait for signals")?;
-    for listener in &listeners {
+    for (number, listener) in listeners.iter().enumerate() {
         let address = listener.local();
-        tracing::info!(%address, "listening");
+        tracing::info!(pool = pool_of(&layout, number), %address, "listening");
         source.listeners.push(address.to_string());
     }
     let count = workers(settings);
     let gate = Arc::new(Gate::new(descriptors::make_room(settings, count)));
-    let servers = servers(&layout);
+    let servers = layout.servers();
     let shared = Shared::new(layout, Arc::clone(&gate));
     let of_workers = Arc::clone(&shared);
     let make = move |_| Worker::new(Arc::clone(&of_workers));
@@ -120,6 +120,12 @@ async fn serve(
     Ok(workers)
 }
 
+/// The name of the pool that a listener leads to.
+fn pool_of(layout: &Layout, listener: usize) -> Option<&str> {
+    let Route::Pool(place) = layout.entry(listener)?.route;
+    layout.pools.get(place).map(|pool| &*pool.name)
+}
+
 fn bind(settings: &Settings) -> Result<Vec<Listener>, CannotListen> {
     let bind = |listen: &ketch::config::Listen| {
         Listener::bind(&listen.address, listen.mode).map_err(|source| CannotListen {
@@ -147,18 +153,6 @@ async fn bind_admin(address: Option<&Address>) -> Result<Option<TcpListener>, Ca
             source,
         }),
     }
-}
-
-/// The servers of all pools, each once.
-fn servers(layout: &Layout) -> Vec<Arc<Server>> {
-    let mut servers: Vec<Arc<Server>> = Vec::new();
-    for member in layout.pools.iter().flat_map(|pool| &pool.members) {
-        let known = |server: &Arc<Server>| Arc::ptr_eq(server, &member.server);
-        if !servers.iter().any(known) {
-            servers.push(Arc::clone(&member.server));
-        }
-    }
-    servers
 }
 
 /// The signals that end the process.

@@ -1,11 +1,13 @@
 //! From checked settings to the layout that workers use.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::Config;
 use super::error::Error;
 use super::settings::{self, Settings};
 use crate::pool::Server;
+use crate::pool::server::Place;
 use crate::protocol::serve::Serve;
 use crate::proxy::layout::{Cache, Member};
 use crate::proxy::{Entry, Layout, Pool, Route};
@@ -84,18 +86,23 @@ fn numbered(entries: impl Iterator<Item = Entry>, previous: Option<&Layout>) -> 
     numbered
 }
 
-/// The servers behind sockets of a layout.
-fn remote_servers(layout: &Layout) -> Vec<Arc<Server>> {
-    let members = layout.pools.iter().flat_map(|pool| &pool.members);
-    let remote = members.filter(|member| member.embedded.is_none());
-    remote.map(|member| Arc::clone(&member.server)).collect()
+/// The servers behind sockets of a layout, by name.
+fn remote_servers(layout: &Layout) -> HashMap<Box<str>, Vec<Arc<Server>>> {
+    let mut by_name: HashMap<_, Vec<_>> = HashMap::new();
+    for server in layout.servers() {
+        if matches!(server.place, Place::Remote(_)) {
+            let namesakes = by_name.entry(server.name.clone()).or_default();
+            namesakes.push(server);
+        }
+    }
+    by_name
 }
 
 /// Makes servers, or finds those that there are.
 struct Builder<'a> {
     /// Servers behind sockets, of the previous layout and of this one: pools
-    /// with the same server under the same settings share it.
-    remote: Vec<Arc<Server>>,
+    /// with the same server under the same settings share it. By name.
+    remote: HashMap<Box<str>, Vec<Arc<Server>>>,
     previous: Option<&'a Layout>,
     make_cache: &'a MakeCache<'a>,
 }
@@ -116,14 +123,14 @@ impl Builder<'_> {
 
     fn remote(&mut self, pool: &settings::Pool, server: &settings::Server) -> Arc<Server> {
         let name = server.shown_name();
-        let same = |known: &&Arc<Server>| {
-            *known.name == *name && known.place == server.place && known.settings == pool.treatment
-        };
-        if let Some(known) = self.remote.iter().find(same) {
+        let namesakes = self.remote.entry(name.as_str().into()).or_default();
+        let same =
+            |known: &&Arc<Server>| known.place == server.place && known.settings == pool.treatment;
+        if let Some(known) = namesakes.iter().find(same) {
             return Arc::clone(known);
         }
         let new = new_server(&name, pool, server);
-        self.remote.push(Arc::clone(&new));
+        namesakes.push(Arc::clone(&new));
         new
     }
 

@@ -128,7 +128,7 @@ fn check_pool(pool: &Pool, at: &At<'_>, report: &mut Report<'_>) {
     if let Some(memory) = at.get("embedded_memory")
         && !pool.servers.iter().any(Server::is_embedded)
     {
-        report.warn(&memory, "no server of the pool is embedded");
+        report.warn(&memory, Part::Value, "no server of the pool is embedded");
     }
 }
 
@@ -150,7 +150,7 @@ fn routes(
         if found.is_none() {
             let misfit = Misfit::NoSuchPool(name.to_owned());
             let expected = format!("one of {}", names.join(", "));
-            report.fault(&at, Fault::Value { misfit, expected });
+            report.misfit(&at, misfit, expected);
         }
         found
     };
@@ -176,7 +176,7 @@ fn routes(
     for (place, pool) in pools.iter().enumerate() {
         if !routes.contains(&place) {
             let at = root.down("pools").down(&pool.name);
-            report.warn(&at, "no listener leads to this pool");
+            report.warn(&at, Part::Key, "no listener leads to this pool");
         }
     }
     routes

@@ -40,6 +40,18 @@ pub fn key_table() -> String {
             let _ = writeln!(text, "| `{name}` | {value} | {default} | {help}{bound} |");
         }
         text.push('\n');
+        if !section.twemproxys.is_empty() {
+            text.push_str("| twemproxy's key | here |\n| --- | --- |\n");
+        }
+        for (theirs, ours) in section.twemproxys {
+            let ours = ours.replace('\'', "`");
+            let _ = writeln!(text, "| `{theirs}` | {ours} |");
+        }
+        text.push_str(if section.twemproxys.is_empty() {
+            ""
+        } else {
+            "\n"
+        });
     }
     text
 }

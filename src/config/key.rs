@@ -8,7 +8,7 @@
 
 use serde_json::{Map, Value as Json, json};
 
-use super::error::{Fault, Meant, Misfit, nearest};
+use super::error::{Fault, Meant, nearest};
 use super::form::Form;
 use super::path::Part;
 use super::reader::{At, Report};
@@ -38,10 +38,15 @@ pub(super) trait Slot<T>: Sync {
 
     /// The value of `target` as the file would say it; `None` if it would say
     /// nothing, or more than a line.
-    fn show(&self, target: &T) -> Option<String>;
+    fn show(&self, target: &T) -> Option<String> {
+        let _ = target;
+        None
+    }
 
     /// The value of `target` as JSON.
-    fn json(&self, target: &T) -> Option<Json>;
+    fn json(&self, target: &T) -> Option<Json> {
+        self.show(target).map(Json::String)
+    }
 
     /// What is expected, behind that word.
     fn expected(&self) -> String;
@@ -105,16 +110,12 @@ impl<T> Section<T> {
     /// Reads a map into `target`, which keeps what the map does not mention.
     pub(super) fn read(&self, at: &At<'_>, target: &mut T, report: &mut Report<'_>) {
         let Some(entries) = at.entries() else {
-            let expected = self.expected.to_owned();
-            let misfit = at.misfit();
-            return report.fault(at, Fault::Value { misfit, expected });
+            return report.wrong_kind(at, self.expected.to_owned());
         };
         for (place, (name, value)) in entries.iter().enumerate() {
             if *name == MERGE {
                 // What can be merged is among the entries already.
-                let expected = "a map or a list of maps to merge".to_owned();
-                let misfit = value.misfit();
-                report.fault(value, Fault::Value { misfit, expected });
+                report.wrong_kind(value, "a map or a list of maps to merge".to_owned());
                 continue;
             }
             let Some(key) = self.keys.iter().find(|key| key.name == *name) else {
@@ -183,6 +184,7 @@ impl<T> Section<T> {
             name: self.name,
             help: self.help,
             keys: keys.collect(),
+            twemproxys: self.twemproxys,
         }
     }
 
@@ -245,6 +247,8 @@ pub struct SectionDoc {
     pub help: &'static str,
     /// Its keys.
     pub keys: Vec<KeyDoc>,
+    /// Keys that twemproxy has here and we have not, and what we say instead.
+    pub twemproxys: &'static [(&'static str, &'static str)],
 }
 
 /// A key as the documentation tells it.
@@ -272,10 +276,7 @@ impl<T, V, F: Form<V>> Slot<T> for Scalar<T, V, F> {
     fn read(&self, at: &At<'_>, target: &mut T, report: &mut Report<'_>) {
         match self.form.read(at.node) {
             Ok(value) => *(self.lens.get_mut)(target) = value,
-            Err(misfit) => {
-                let expected = self.form.expected();
-                report.fault(at, Fault::Value { misfit, expected });
-            }
+            Err(misfit) => report.misfit(at, misfit, self.form.expected()),
         }
     }
 
@@ -311,14 +312,6 @@ impl<T, U> Slot<T> for Nested<T, U> {
         self.section.read(at, (self.lens.get_mut)(target), report);
     }
 
-    fn show(&self, _: &T) -> Option<String> {
-        None
-    }
-
-    fn json(&self, _: &T) -> Option<Json> {
-        None
-    }
-
     fn expected(&self) -> String {
         self.section.expected.to_owned()
     }
@@ -330,11 +323,4 @@ impl<T, U> Slot<T> for Nested<T, U> {
     fn schema(&self) -> Json {
         self.section.reference()
     }
-}
-
-/// A value that its grammar refuses, as a fault.
-pub(super) fn flawed(at: &At<'_>, flaw: super::grammar::Flaw, expected: String) -> Fault {
-    let value = at.node.to_string();
-    let misfit = Misfit::Flawed { value, flaw };
-    Fault::Value { misfit, expected }
 }

@@ -1,6 +1,7 @@
 //! Where the keys of a pool go, and what is wrong if they cannot.
 
 use super::error::Fault;
+use super::path::Part;
 use super::reader::{At, PROBLEMS_MAX, Report};
 use super::settings::Pool;
 use crate::router::{Error, Member, Placement, Settings, Warning};
@@ -34,7 +35,8 @@ pub(super) fn place(pool: &Pool, at: &At<'_>, report: &mut Report<'_>) -> Option
         match Placement::new(&attempt.settings, &attempt.members) {
             Ok((placement, warnings)) => {
                 for warning in warnings.iter().take(PROBLEMS_MAX) {
-                    report.warn(&attempt.place_of_warning(warning), warning.to_string());
+                    let place = attempt.place_of_warning(warning);
+                    report.warn(&place, Part::Value, warning.to_string());
                 }
                 return Some(placement);
             }

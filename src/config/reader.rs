@@ -1,6 +1,7 @@
 //! Walking over the tree of a file: where we are, and what is wrong there.
 
 use super::error::{Error, Fault, Misfit, Problem, Warning};
+use super::grammar::Flaw;
 use super::path::{Part, Path};
 use super::tree::{MERGE, Node};
 
@@ -82,11 +83,6 @@ impl<'a> At<'a> {
             _ => self.clone(),
         }
     }
-
-    /// What is wrong if this node is of the wrong kind.
-    pub(super) fn misfit(&self) -> Misfit {
-        Misfit::Kind(self.node.to_string())
-    }
 }
 
 /// Something to tell, and where; the line is found when all is known.
@@ -122,6 +118,22 @@ impl<'a> Report<'a> {
         self.note(at, Part::Value, None, fault);
     }
 
+    /// Notes that a value is not what is expected.
+    pub(super) fn misfit(&mut self, at: &At<'_>, misfit: Misfit, expected: String) {
+        self.fault(at, Fault::Value { misfit, expected });
+    }
+
+    /// Notes that a value is of another kind than is expected.
+    pub(super) fn wrong_kind(&mut self, at: &At<'_>, expected: String) {
+        self.misfit(at, Misfit::Kind(at.node.to_string()), expected);
+    }
+
+    /// Notes that a value does not follow its grammar.
+    pub(super) fn flawed(&mut self, at: &At<'_>, flaw: Flaw, expected: String) {
+        let value = at.node.to_string();
+        self.misfit(at, Misfit::Flawed { value, flaw }, expected);
+    }
+
     /// Notes that something is wrong with a key.
     pub(super) fn key_fault(&mut self, at: &At<'_>, fault: Fault) {
         self.note(at, Part::Key, None, fault);
@@ -142,10 +154,10 @@ impl<'a> Report<'a> {
     }
 
     /// Notes that something is odd.
-    pub(super) fn warn(&mut self, at: &At<'_>, text: impl Into<String>) {
+    pub(super) fn warn(&mut self, at: &At<'_>, part: Part, text: impl Into<String>) {
         self.warnings.push(Note {
             path: at.path.clone(),
-            part: Part::Value,
+            part,
             other: None,
             what: text.into(),
         });

@@ -1,6 +1,7 @@
 //! What the configuration has made: pools, servers, and where requests of each
 //! listener go. Immutable; a reload makes another.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::settings::{MissOnError, Settings};
@@ -82,6 +83,16 @@ pub struct Layout {
 }
 
 impl Layout {
+    /// The servers of all pools, each once.
+    pub fn servers(&self) -> Vec<Arc<Server>> {
+        let members = self.pools.iter().flat_map(|pool| &pool.members);
+        let mut seen = HashSet::new();
+        members
+            .filter(|member| seen.insert(Arc::as_ptr(&member.server)))
+            .map(|member| Arc::clone(&member.server))
+            .collect()
+    }
+
     /// The part of a listener.
     pub fn entry(&self, listener: usize) -> Option<&Entry> {
         self.entries.get(listener)?.as_ref()

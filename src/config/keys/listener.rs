@@ -6,10 +6,9 @@ use serde_json::{Value as Json, json};
 
 use super::NAME;
 use super::clients::{LINE, VALUE};
-use crate::config::error::{Fault, Misfit};
 use crate::config::form::{Flag, Optional, Parsed};
 use crate::config::grammar::{self, Flaw};
-use crate::config::key::{Key, Preset, Scalar, Section, Slot, flawed, lens};
+use crate::config::key::{Key, Preset, Scalar, Section, Slot, lens};
 use crate::config::reader::{At, Report};
 use crate::config::settings::Listen;
 use crate::config::tree::Node;
@@ -104,21 +103,13 @@ impl Slot<Listen> for Mode {
         };
         match digits.map(|digits| grammar::mode(&digits)) {
             Some(Ok(mode)) => target.mode = Some(mode),
-            Some(Err(_)) => report.fault(at, flawed(at, Flaw::Form, self.expected())),
-            None => {
-                let misfit = Misfit::Kind(at.node.to_string());
-                let expected = self.expected();
-                report.fault(at, Fault::Value { misfit, expected });
-            }
+            Some(Err(_)) => report.flawed(at, Flaw::Form, self.expected()),
+            None => report.wrong_kind(at, self.expected()),
         }
     }
 
     fn show(&self, target: &Listen) -> Option<String> {
         target.mode.map(|mode| format!("0{mode:o}"))
-    }
-
-    fn json(&self, target: &Listen) -> Option<Json> {
-        self.show(target).map(Json::String)
     }
 
     fn expected(&self) -> String {

@@ -3,10 +3,9 @@
 use serde_json::{Value as Json, json};
 
 use super::{MEMORY, NAME, REQUESTS_MAX, SERVER, WAIT};
-use crate::config::error::Fault;
 use crate::config::form::{Counts, Flag, OneOf, Optional, Parsed, Sizes};
 use crate::config::grammar;
-use crate::config::key::{Key, Preset, Scalar, Section, Slot, flawed, lens};
+use crate::config::key::{Key, Preset, Scalar, Section, Slot, lens};
 use crate::config::reader::{At, Report};
 use crate::config::settings::{Pool, Server};
 use crate::config::tree::Node;
@@ -287,6 +286,10 @@ pub(in crate::config) static POOL: Section<Pool> = Section {
     ],
 };
 
+/// What one server of the list should be.
+const ONE_EXPECTED: &str =
+    "a server such as 10.0.0.1:11211, 10.0.0.1:11211:1 name, unix:/path or embedded";
+
 /// The list of servers.
 struct Servers;
 
@@ -300,7 +303,7 @@ impl Servers {
                     ..Server::at(text.place)
                 }),
                 Err(flaw) => {
-                    report.fault(at, flawed(at, flaw, self.one_expected()));
+                    report.flawed(at, flaw, ONE_EXPECTED.to_owned());
                     None
                 }
             },
@@ -310,16 +313,10 @@ impl Servers {
                 Some(server)
             }
             _ => {
-                let misfit = at.misfit();
-                let expected = self.one_expected();
-                report.fault(at, Fault::Value { misfit, expected });
+                report.wrong_kind(at, ONE_EXPECTED.to_owned());
                 None
             }
         }
-    }
-
-    fn one_expected(&self) -> String {
-        "a server such as 10.0.0.1:11211, 10.0.0.1:11211:1 name, unix:/path or embedded".to_owned()
     }
 }
 
@@ -327,20 +324,10 @@ impl Slot<Pool> for Servers {
     fn read(&self, at: &At<'_>, target: &mut Pool, report: &mut Report<'_>) {
         let items = at.items().unwrap_or_default();
         if items.is_empty() {
-            let misfit = at.misfit();
-            let expected = self.expected();
-            return report.fault(at, Fault::Value { misfit, expected });
+            return report.wrong_kind(at, self.expected());
         }
         let servers = items.iter().filter_map(|item| self.one(item, report));
         target.servers = servers.collect();
-    }
-
-    fn show(&self, _: &Pool) -> Option<String> {
-        None
-    }
-
-    fn json(&self, _: &Pool) -> Option<Json> {
-        None
     }
 
     fn expected(&self) -> String {

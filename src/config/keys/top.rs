@@ -6,7 +6,7 @@ use super::{CLIENTS, LISTENER, NAME, POOL};
 use crate::config::error::{Fault, Misfit};
 use crate::config::form::{Counts, OneOf, Optional, OrWord, Parsed};
 use crate::config::grammar;
-use crate::config::key::{Key, Nested, Preset, Scalar, Section, Slot, flawed, lens};
+use crate::config::key::{Key, Nested, Preset, Scalar, Section, Slot, lens};
 use crate::config::path::Part;
 use crate::config::reader::{At, Report};
 use crate::config::settings::{Listen, LogFormat, Pool, Settings};
@@ -143,7 +143,7 @@ impl Listeners {
                     ..Listen::at(address)
                 }),
                 Err(flaw) => {
-                    report.fault(at, flawed(at, flaw, Slot::<Settings>::expected(self)));
+                    report.flawed(at, flaw, self.expected());
                     None
                 }
             },
@@ -153,9 +153,7 @@ impl Listeners {
                 report.is_sound(at).then_some(listen)
             }
             _ => {
-                let expected = Slot::<Settings>::expected(self);
-                let misfit = at.misfit();
-                report.fault(at, Fault::Value { misfit, expected });
+                report.wrong_kind(at, self.expected());
                 None
             }
         }
@@ -165,11 +163,7 @@ impl Listeners {
 impl Slot<Settings> for Listeners {
     fn read(&self, at: &At<'_>, target: &mut Settings, report: &mut Report<'_>) {
         let items = match at.items() {
-            Some(items) if items.is_empty() => {
-                let expected = self.expected();
-                let misfit = at.misfit();
-                return report.fault(at, Fault::Value { misfit, expected });
-            }
+            Some(items) if items.is_empty() => return report.wrong_kind(at, self.expected()),
             Some(items) => items,
             None => vec![at.clone()],
         };
@@ -181,10 +175,6 @@ impl Slot<Settings> for Listeners {
         let show = |listen: &Listen| listen.address.to_string();
         let all: Vec<_> = target.listen.iter().map(show).collect();
         Some(all.join(", "))
-    }
-
-    fn json(&self, target: &Settings) -> Option<Json> {
-        self.show(target).map(Json::String)
     }
 
     fn expected(&self) -> String {
@@ -210,9 +200,7 @@ impl Slot<Settings> for Pools {
     fn read(&self, at: &At<'_>, target: &mut Settings, report: &mut Report<'_>) {
         let entries = at.entries().unwrap_or_default();
         if entries.is_empty() {
-            let expected = self.expected();
-            let misfit = at.misfit();
-            return report.fault(at, Fault::Value { misfit, expected });
+            return report.wrong_kind(at, self.expected());
         }
         for (place, (name, at)) in entries.iter().enumerate() {
             let mut before = entries.iter().take(place);
@@ -232,14 +220,6 @@ impl Slot<Settings> for Pools {
             pool.name_embedded();
             target.pools.push(pool);
         }
-    }
-
-    fn show(&self, _: &Settings) -> Option<String> {
-        None
-    }
-
-    fn json(&self, _: &Settings) -> Option<Json> {
-        None
     }
 
     fn expected(&self) -> String {

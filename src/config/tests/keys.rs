@@ -175,7 +175,7 @@ pools:
             "test.yaml:5:11: pools.a.hash: hash crc32 reaches only the beginning of a ketama \
              ring: 100.0 % of the keys go to server 'h:1' (crc32a is the hash to take)",
             "test.yaml:6:22: pools.a.embedded_memory: no server of the pool is embedded",
-            "test.yaml:8:5: pools.b: no listener leads to this pool",
+            "test.yaml:7:3: pools.b: no listener leads to this pool",
             "test.yaml:9:19: pools.b.distribution: distribution jump ignores weights, and 1 of \
              the servers have one other than 1",
         ]

@@ -1,10 +1,5 @@
 //! The program as its users call it: arguments in, text and an exit code out.
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "a test that cannot be set up has failed, and the panic says where"
-)]
-
 mod inspect;
 mod run;
 
