@@ -94,6 +94,8 @@ impl Config {
     ///
     /// [`Error::Invalid`] with all that is wrong in it.
     pub fn parse(file: &str, text: &str) -> Result<Self, Error> {
+        // Some editors begin a file so; it says nothing.
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         let root = Node::parse(text).map_err(|error| {
             let fault = Fault::Syntax(error.text);
             whole_file(file.to_owned(), error.position, fault)

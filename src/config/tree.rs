@@ -65,9 +65,16 @@ impl Node {
             // Messages begin with the position already.
             let Position { line, column } = position;
             let said = format!(" at line {line} column {column}");
+            let mut message = error.to_string().replacen(&said, "", 1);
+            // The mistake that people make, and that no reader can tell from
+            // others.
+            let at_fault = text.lines().nth(line.saturating_sub(1));
+            if at_fault.is_some_and(|line| line.contains("]:")) {
+                message.push_str(" (an IPv6 address belongs in quotes: \"[::1]:11311\")");
+            }
             SyntaxError {
                 position,
-                text: error.to_string().replacen(&said, "", 1),
+                text: message,
             }
         })
     }

@@ -22,6 +22,15 @@ fn what_is_not_yaml() {
              around text with [ or { in it)",
         ),
         (
+            "listen: [::1]:11311\npools: {}",
+            "1:10: bad YAML: did not find expected node content, while parsing a flow node (an \
+             IPv6 address belongs in quotes: \"[::1]:11311\")",
+        ),
+        (
+            "pools: {main: {servers: *x}}",
+            "1:25: bad YAML: unknown anchor",
+        ),
+        (
             "a: 1\n---\nb: 2",
             "1:1: bad YAML: deserializing from YAML containing more than one document is not \
              supported",

@@ -42,6 +42,12 @@ fn what_a_file_does_not_say_is_the_default() {
 }
 
 #[test]
+fn a_byte_order_mark_and_other_line_ends_make_no_difference() {
+    let yaml = "\u{feff}pools:\r\n  main:\r\n    servers: [embedded]\r\n";
+    assert_eq!(settings(yaml), settings(POOLS));
+}
+
+#[test]
 fn listeners_are_addresses_lists_and_sections() {
     let listen = |listen: &str| settings(&format!("listen: {listen}\n{POOLS}")).listen;
     assert_eq!(listen("localhost:1")[0].address, tcp("localhost", 1));

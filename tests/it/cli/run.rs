@@ -2,7 +2,8 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::process::{Child, ChildStderr, Stdio};
+use std::process::{Child, Stdio};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
 
@@ -40,7 +41,8 @@ fn fake_memcached() -> u16 {
 /// A running proxy; killed with the test if it is still there.
 struct Proxy {
     child: Child,
-    log: BufReader<ChildStderr>,
+    /// The lines of its log; ends with it.
+    log: Receiver<String>,
 }
 
 impl Proxy {
@@ -49,25 +51,33 @@ impl Proxy {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        let log = BufReader::new(child.stderr.take().unwrap());
+        let lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let (sender, log) = mpsc::sync_channel(1024);
+        thread::spawn(move || {
+            lines
+                .map_while(Result::ok)
+                .try_for_each(|line| sender.send(line))
+        });
         Self { child, log }
     }
 
     /// The next line of the log that contains `part`.
-    fn line_with(&mut self, part: &str) -> String {
+    fn line_with(&self, part: &str) -> String {
         let mut seen = String::new();
         loop {
-            let start = seen.len();
-            let read = self.log.read_line(&mut seen).unwrap();
-            assert!(read > 0, "the log ends without '{part}':\n{seen}");
-            if seen[start..].contains(part) {
-                return seen[start..].trim_end().to_owned();
+            let line = self.log.recv_timeout(DEADLINE);
+            assert!(line.is_ok(), "no '{part}' in the log: {line:?}\n{seen}");
+            let line = line.unwrap();
+            if line.contains(part) {
+                return line;
             }
+            seen.push_str(&line);
+            seen.push('\n');
         }
     }
 
     /// The port of the next address that is listened on.
-    fn port(&mut self) -> u16 {
+    fn port(&self) -> u16 {
         let line = self.line_with("listening");
         line.rsplit(':').next().unwrap().parse().unwrap()
     }
@@ -76,6 +86,10 @@ impl Proxy {
         let pid = Pid::from_child(&self.child);
         kill_process(pid, signal).unwrap();
         self.line_with("ending");
+        // Its log ends when the process does.
+        let rest = std::iter::from_fn(|| Some(self.log.recv_timeout(DEADLINE)));
+        let end = rest.into_iter().find_map(Result::err);
+        assert_eq!(end, Some(RecvTimeoutError::Disconnected));
         self.child.wait().unwrap().code().unwrap()
     }
 }
@@ -107,7 +121,7 @@ fn the_proxy_serves_until_it_is_told_to_end() {
                  pools: {{main: {{servers: [127.0.0.1:{server}]}}}}\n"
             ),
         );
-        let mut proxy = Proxy::start(file.path());
+        let proxy = Proxy::start(file.path());
         let admin = proxy.port();
         let ports = [proxy.port(), proxy.port()];
         proxy.line_with("ready");
@@ -138,7 +152,7 @@ fn the_bounds_of_clients_are_those_of_the_file() {
              pools: {{main: {{servers: [127.0.0.1:{server}]}}}}\n"
         ),
     );
-    let mut proxy = Proxy::start(file.path());
+    let proxy = Proxy::start(file.path());
     let port = proxy.port();
     let mut client = TcpStream::connect(("127.0.0.1", port)).unwrap();
     let too_large = "SERVER_ERROR object too large for cache\r\n";
@@ -156,7 +170,7 @@ fn a_log_of_json_has_an_object_in_each_line() {
         "listen: 127.0.0.1:0\nadmin: off\nlog_format: json\n\
          pools: {main: {servers: [127.0.0.1:1]}}\n",
     );
-    let mut proxy = Proxy::start(file.path());
+    let proxy = Proxy::start(file.path());
     let line = proxy.line_with("ready");
     let event: serde_json::Value = serde_json::from_str(&line).unwrap();
     assert_eq!(event["fields"]["message"], "ready");
