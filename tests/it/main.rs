@@ -9,8 +9,12 @@
 )]
 
 mod cli;
+mod client;
 mod conformance;
+mod faults;
+mod ketch;
 mod peer;
+mod scripted;
 mod target;
 
 use std::time::Instant;

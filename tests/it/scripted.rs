@@ -1,0 +1,215 @@
+//! Servers that speak memcached and misbehave on request.
+
+use std::collections::HashMap;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread;
+
+/// What a server does beside answering. Can be changed while it runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// Nothing.
+    None,
+    /// Answers `version`, and nothing else ever.
+    Silent,
+    /// Holds its answers back until it is set to [`Fault::None`].
+    Holding,
+    /// Appends these bytes to every answer.
+    Junk(&'static [u8]),
+    /// Closes the connection after every answer.
+    CloseAfterReply,
+    /// Closes the connection in the middle of every answer.
+    CloseWithin,
+    /// Answers with what was asked before: one answer too few, then all late by
+    /// one.
+    Shifted,
+    /// Sends a byte at a time.
+    Drip,
+    /// Says no to everything.
+    Refuse(&'static str),
+}
+
+/// A memcached of sorts on a port of its own; ends when dropped.
+#[derive(Debug)]
+pub(crate) struct Scripted {
+    /// Where it listens.
+    pub(crate) address: SocketAddr,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    fault: Mutex<Fault>,
+    changed: Condvar,
+    items: Mutex<HashMap<Vec<u8>, Item>>,
+    streams: Mutex<Vec<TcpStream>>,
+    ended: AtomicBool,
+}
+
+/// Client flags, as sent, and value.
+type Item = (Vec<u8>, Vec<u8>);
+
+impl Scripted {
+    /// Starts a server.
+    pub(crate) fn start(fault: Fault) -> Self {
+        Self::start_at(SocketAddr::from(([127, 0, 0, 1], 0)), fault)
+    }
+
+    /// Starts a server at an address, perhaps that of one which has ended.
+    pub(crate) fn start_at(address: SocketAddr, fault: Fault) -> Self {
+        let listener = TcpListener::bind(address).unwrap();
+        let address = listener.local_addr().unwrap();
+        let shared = Arc::new(Shared {
+            fault: Mutex::new(fault),
+            changed: Condvar::new(),
+            items: Mutex::default(),
+            streams: Mutex::default(),
+            ended: AtomicBool::new(false),
+        });
+        let accepting = Arc::clone(&shared);
+        thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                if accepting.ended.load(Ordering::SeqCst) {
+                    return;
+                }
+                stream.set_nodelay(true).unwrap();
+                let copy = stream.try_clone().unwrap();
+                accepting.streams.lock().unwrap().push(copy);
+                let shared = Arc::clone(&accepting);
+                // Ends with its connection.
+                thread::spawn(move || {
+                    let _ = shared.serve(stream);
+                });
+            }
+        });
+        Self { address, shared }
+    }
+
+    /// Changes what it does beside answering.
+    pub(crate) fn set(&self, fault: Fault) {
+        *self.shared.fault.lock().unwrap() = fault;
+        self.shared.changed.notify_all();
+    }
+
+    /// The value under a key.
+    pub(crate) fn value(&self, key: &[u8]) -> Option<Vec<u8>> {
+        let items = self.shared.items.lock().unwrap();
+        items.get(key).map(|(_, value)| value.clone())
+    }
+
+    /// Closes every connection there is, and goes on listening.
+    pub(crate) fn close_connections(&self) {
+        for stream in self.shared.streams.lock().unwrap().drain(..) {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    }
+}
+
+impl Drop for Scripted {
+    fn drop(&mut self) {
+        self.shared.ended.store(true, Ordering::SeqCst);
+        self.set(Fault::None);
+        // Wakes the accepting thread, which lets go of the port.
+        let _ = TcpStream::connect(self.address);
+        self.close_connections();
+    }
+}
+
+impl Shared {
+    fn serve(&self, stream: TcpStream) -> std::io::Result<()> {
+        let mut reader = BufReader::new(stream.try_clone()?);
+        let mut writer = stream;
+        let mut line = Vec::new();
+        let mut owed = Vec::new();
+        loop {
+            line.clear();
+            if reader.read_until(b'\n', &mut line)? == 0 {
+                return Ok(());
+            }
+            let words: Vec<_> = line.trim_ascii_end().split(|&byte| byte == b' ').collect();
+            if words[0] == b"version" {
+                writer.write_all(b"VERSION 1.6.45\r\n")?;
+                continue;
+            }
+            let answer = self.answer(&words, &mut reader)?;
+            let mut fault = self.fault.lock().unwrap();
+            while *fault == Fault::Holding {
+                fault = self.changed.wait(fault).unwrap();
+            }
+            let fault = *fault;
+            match fault {
+                Fault::None | Fault::Holding => writer.write_all(&answer)?,
+                Fault::Silent => {}
+                Fault::Junk(junk) => writer.write_all(&[&answer[..], junk].concat())?,
+                Fault::CloseAfterReply => {
+                    writer.write_all(&answer)?;
+                    return writer.shutdown(Shutdown::Both);
+                }
+                Fault::CloseWithin => {
+                    writer.write_all(&answer[..answer.len() / 2])?;
+                    return writer.shutdown(Shutdown::Both);
+                }
+                Fault::Shifted => {
+                    let before = std::mem::replace(&mut owed, answer);
+                    writer.write_all(&before)?;
+                }
+                Fault::Drip => {
+                    for byte in answer {
+                        writer.write_all(&[byte])?;
+                    }
+                }
+                Fault::Refuse(text) => writer.write_all(text.as_bytes())?,
+            }
+        }
+    }
+
+    fn answer(&self, words: &[&[u8]], reader: &mut impl Read) -> std::io::Result<Vec<u8>> {
+        let mut items = self.items.lock().unwrap();
+        Ok(match *words {
+            [b"get", ref keys @ ..] => {
+                let mut answer = Vec::new();
+                for key in keys {
+                    if let Some((flags, value)) = items.get(*key) {
+                        let length = value.len().to_string();
+                        let words = [&b"VALUE"[..], key, flags, length.as_bytes()];
+                        let header = words.join(&b' ');
+                        answer.extend([&header[..], b"\r\n", value, b"\r\n"].concat());
+                    }
+                }
+                answer.extend(b"END\r\n");
+                answer
+            }
+            [b"set", key, flags, _, length] => {
+                drop(items);
+                let length: usize = std::str::from_utf8(length).unwrap().parse().unwrap();
+                let mut value = vec![0; length + 2];
+                reader.read_exact(&mut value)?;
+                value.truncate(length);
+                let mut items = self.items.lock().unwrap();
+                items.insert(key.to_vec(), (flags.to_vec(), value));
+                b"STORED\r\n".to_vec()
+            }
+            [b"delete", key, ..] => match items.remove(key) {
+                Some(_) => b"DELETED\r\n".to_vec(),
+                None => b"NOT_FOUND\r\n".to_vec(),
+            },
+            [b"incr", key, delta] => match items.get_mut(key) {
+                Some((_, value)) => {
+                    let number = |text: &[u8]| -> u64 {
+                        std::str::from_utf8(text).unwrap().parse().unwrap()
+                    };
+                    *value = (number(value) + number(delta)).to_string().into_bytes();
+                    [&value[..], b"\r\n"].concat()
+                }
+                None => b"NOT_FOUND\r\n".to_vec(),
+            },
+            [b"flush_all", ..] => {
+                items.clear();
+                b"OK\r\n".to_vec()
+            }
+            _ => b"ERROR\r\n".to_vec(),
+        })
+    }
+}
