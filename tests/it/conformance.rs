@@ -18,14 +18,37 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use self::file::{Exchange, File, Way};
 use self::play::{Conn, Cuts, Failure, Play};
 use self::text::Scope;
+use crate::ketch::Ketch;
 use crate::peer::{Peer, show};
-use crate::target::Target;
+use crate::target::{Kind, Target, Version};
 
 #[test]
 fn memcached_answers_as_recorded() {
     if let Some(peer) = Peer::start(&[]) {
         check(peer.target());
     }
+}
+
+#[test]
+fn the_proxy_answers_as_memcached() {
+    let Some(peers) = (0..3).map(|_| Peer::start(&[])).collect::<Option<Vec<_>>>() else {
+        return;
+    };
+    let behind = peers[0].target().version;
+    let servers: String = peers
+        .iter()
+        .map(|peer| format!("      - {}\n", peer.target().address))
+        .collect();
+    let ketch = Ketch::start(&format!(
+        "listen: 127.0.0.1:0\nadmin: off\nclients:\n  flush_all: true\npools:\n  main:\n    timeout: 10s\n    stall_timeout: 20s\n    servers:\n{servers}"
+    ));
+    check(&Target {
+        name: "ketch proxy".into(),
+        kind: Kind::Proxy,
+        version: Version::NEWEST,
+        behind: Some(behind),
+        address: ketch.address(),
+    });
 }
 
 /// Plays every exchange on `target`, in every way, and fails with all that

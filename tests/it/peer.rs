@@ -88,6 +88,7 @@ impl Peer {
                 name: program.display().to_string(),
                 kind: Kind::Memcached,
                 version,
+                behind: None,
                 address: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             },
         };

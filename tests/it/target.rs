@@ -17,6 +17,8 @@ pub(crate) struct Target {
     /// The release of memcached which it is, or which it promises to be like:
     /// chooses between the answers of old and new releases.
     pub(crate) version: Version,
+    /// Behind a proxy, the release of the servers which it asks.
+    pub(crate) behind: Option<Version>,
     /// Where it listens.
     pub(crate) address: SocketAddr,
 }

@@ -97,7 +97,20 @@ impl Exchange {
             .skip
             .as_ref()
             .is_some_and(|skip| skip.contains(&target.version));
-        kind && !skipped
+        kind && !skipped && !self.is_undecided_for(target)
+    }
+
+    /// Whether old servers behind a proxy answer something else than the proxy
+    /// would itself: nothing can be said of the two together.
+    fn is_undecided_for(&self, target: &Target) -> bool {
+        let Some(behind) = target.behind else {
+            return false;
+        };
+        self.steps.iter().any(|step| {
+            step.proxy.is_none()
+                && step.ours.is_none()
+                && step.old.iter().any(|(before, _)| behind < *before)
+        })
     }
 
     /// Whether the target answers the same when it is played in this way.

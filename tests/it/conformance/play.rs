@@ -352,6 +352,7 @@ mod tests {
             name: "a server of few words".into(),
             kind: Kind::Memcached,
             version: Version::NEWEST,
+            behind: None,
             address: listener.local_addr().unwrap(),
         };
         let server = thread::spawn(move || {
