@@ -35,6 +35,11 @@ impl Client {
         Self { reader, writer }
     }
 
+    /// A second handle for sending, for another thread.
+    pub(crate) fn sender(&self) -> TcpStream {
+        self.writer.try_clone().unwrap()
+    }
+
     /// Sends bytes.
     pub(crate) fn send(&mut self, bytes: impl AsRef<[u8]>) {
         self.writer.write_all(bytes.as_ref()).unwrap();

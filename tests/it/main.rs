@@ -15,6 +15,7 @@ mod faults;
 mod ketch;
 mod peer;
 mod scripted;
+mod sessions;
 mod target;
 
 use std::time::Instant;
