@@ -13,6 +13,8 @@ mod client;
 mod conformance;
 mod faults;
 mod ketch;
+mod layers;
+mod memccapable;
 mod peer;
 mod scripted;
 mod sessions;

@@ -38,8 +38,7 @@ impl Peer {
         let program = Path::new(&program);
         let version = match version(program) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let required = env::var("REQUIRE_PEER").is_ok_and(|value| value == "1");
-                assert!(!required, "{}: {error}", program.display());
+                assert!(!is_required(), "{}: {error}", program.display());
                 show(&format!("skipped: {}: {error}", program.display()));
                 return None;
             }
@@ -118,6 +117,11 @@ impl Drop for Peer {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Whether a program that is not there is a failure.
+pub(crate) fn is_required() -> bool {
+    env::var("REQUIRE_PEER").is_ok_and(|value| value == "1")
 }
 
 /// Asks `program` for its version: `memcached 1.6.45`.

@@ -1,0 +1,70 @@
+//! libmemcached's conformance tool, on memcached itself and through the proxy.
+
+use std::io;
+use std::net::SocketAddr;
+use std::process::Command;
+
+use crate::ketch::Ketch;
+use crate::peer::{Peer, is_required, show};
+
+/// The verdict on each test of the tool, in its order; `None` without the tool.
+fn verdicts(address: SocketAddr, dialect: &str) -> Option<Vec<(String, String)>> {
+    let run = Command::new("memccapable")
+        .args([
+            "-h",
+            &address.ip().to_string(),
+            "-p",
+            &address.port().to_string(),
+            dialect,
+        ])
+        .output();
+    let output = match run {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            assert!(!is_required(), "memccapable: {error}");
+            show("skipped: memccapable is not installed");
+            return None;
+        }
+        output => output.unwrap(),
+    };
+    // Names go to standard output with the verdict `[pass]`, and to standard
+    // error with `[FAIL]`: a name without a verdict has failed.
+    let text = String::from_utf8_lossy(&output.stdout);
+    let mut verdicts = Vec::new();
+    for name in text.split("ascii ").skip(1) {
+        let passed = name.contains("[pass]");
+        let name = name.replace("[pass]", "");
+        let verdict = if passed { "pass" } else { "fail" };
+        verdicts.push((name.trim().to_owned(), verdict.to_owned()));
+    }
+    assert!(verdicts.len() > 20, "{text}");
+    Some(verdicts)
+}
+
+#[test]
+fn memccapable_finds_the_proxy_as_capable_as_memcached() {
+    let Some(peers) = (0..3).map(|_| Peer::start(&[])).collect::<Option<Vec<_>>>() else {
+        return;
+    };
+    let servers: String = peers
+        .iter()
+        .map(|peer| format!("      - {}\n", peer.target().address))
+        .collect();
+    let ketch = Ketch::start(&format!(
+        "listen: 127.0.0.1:0\nadmin: off\nclients: {{flush_all: true}}\npools:\n  main:\n    servers:\n{servers}"
+    ));
+    let Some(direct) = verdicts(peers[0].target().address, "-a") else {
+        return;
+    };
+    let through = verdicts(ketch.address(), "-a").unwrap();
+    // The tool wants a surplus word after `delete k` refused. memcached ignores it
+    // since 1.6.40, and so does the proxy whatever stands behind it.
+    let old = peers[0].target().version < "1.6.40".parse().unwrap();
+    for (through, direct) in through.iter().zip(&direct) {
+        let changed = old && through.0.starts_with("delete");
+        assert!(
+            through == direct || changed,
+            "{through:?}, memcached: {direct:?}"
+        );
+    }
+    assert_eq!(through.len(), direct.len());
+}
