@@ -67,6 +67,16 @@ pub fn unix_seconds() -> u64 {
         .map_or(0, |since| since.as_secs())
 }
 
+/// Seconds since the Unix epoch, but counted from the first moment by the clock
+/// that is never set: it does not jump, and does not run backwards.
+pub fn steady_unix_seconds() -> u64 {
+    static FIRST: LazyLock<u64> = LazyLock::new(|| {
+        let passed = now().as_micros() / 1_000_000;
+        unix_seconds().saturating_sub(passed)
+    });
+    (*FIRST).saturating_add(now().as_micros() / 1_000_000)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -84,5 +94,10 @@ mod tests {
     fn time_does_not_run_backwards() {
         let first = now();
         assert!(now() >= first);
+    }
+
+    #[test]
+    fn the_steady_time_is_about_the_time() {
+        assert!(steady_unix_seconds().abs_diff(unix_seconds()) <= 2);
     }
 }

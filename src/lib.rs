@@ -5,6 +5,7 @@
 //! map, the invariants and the way of a request.
 
 pub mod admin;
+pub mod backend;
 pub mod clock;
 pub mod config;
 pub mod net;

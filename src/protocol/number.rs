@@ -98,6 +98,20 @@ pub fn read_flags(word: &[u8]) -> Option<u32> {
     Some(low_u32(value))
 }
 
+/// Reads the number that a value holds: C's `strtoull`, but a number that wraps
+/// because of its sign is none.
+///
+/// White space may stand before it, and anything may stand behind it that is set
+/// off by white space.
+pub fn read_stored(value: &[u8]) -> Option<u64> {
+    let start = value
+        .iter()
+        .position(|byte| !matches!(byte, b' ' | b'\t' | b'\n' | 0x0b | 0x0c | b'\r'))?;
+    let (negative, size) = c_number(value.get(start..)?)?;
+    let number = if negative { size.wrapping_neg() } else { size };
+    (!negative || number <= i64::MAX.unsigned_abs()).then_some(number)
+}
+
 /// Reads the exptime of a storage command, in seconds: C's `strtol`, cut to 32
 /// bits.
 #[inline]
@@ -202,6 +216,19 @@ mod tests {
         assert_eq!(read_exptime(b"9223372036854775808"), None);
         assert_eq!(read_exptime(b"-9223372036854775808"), Some(0));
         assert_eq!(read_exptime(b"x"), None);
+    }
+
+    #[test]
+    fn a_value_that_starts_with_a_number_is_one() {
+        assert_eq!(read_stored(b"12"), Some(12));
+        assert_eq!(read_stored(b" \t12  "), Some(12));
+        assert_eq!(read_stored(b"12 apples"), Some(12));
+        assert_eq!(read_stored(b"18446744073709551615"), Some(u64::MAX));
+        assert_eq!(read_stored(b"18446744073709551616"), None);
+        assert_eq!(read_stored(b"12apples"), None);
+        assert_eq!(read_stored(b"-1"), None);
+        assert_eq!(read_stored(b"   "), None);
+        assert_eq!(read_stored(b""), None);
     }
 
     proptest! {

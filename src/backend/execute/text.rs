@@ -1,0 +1,299 @@
+//! The classic dialect.
+
+use super::{Held, OUT_OF_MEMORY, admit, delete, expiry, line, value_bytes_max};
+use crate::backend::sink::Sink;
+use crate::backend::store::{self, At, Count, Counted, Found, Full, Mode, Shard, Stored, Tag};
+use crate::protocol::number::write_u64;
+use crate::protocol::reply::Outcome;
+use crate::protocol::request::{Change, ChangeVerb, Retrieve, Store, StoreVerb};
+
+pub(super) const NOT_A_NUMBER: &str =
+    "CLIENT_ERROR cannot increment or decrement non-numeric value";
+
+/// `get`, `gets`, `gat`, `gats`.
+pub(super) fn retrieve(
+    store: &store::Store,
+    request: &Retrieve<'_>,
+    now: u32,
+    out: &mut impl Sink,
+) -> Outcome {
+    let with_cas = request.verb.with_cas();
+    let mut hits = 0u32;
+    for (_, key) in request.keys.iter() {
+        let home = store.home(key);
+        let hit = if request.verb.touches() {
+            let exptime = expiry(request.exptime, now);
+            let got = store.write(home, now, |shard, tag| {
+                get_and_touch(shard, tag, key, exptime, now, with_cas, out)
+            });
+            match got {
+                Ok(hit) => hit,
+                Err(Full) => {
+                    line(out.bytes(), OUT_OF_MEMORY);
+                    return Outcome::ServerError;
+                }
+            }
+        } else {
+            store.read(home, |shard, tag| get(shard, tag, key, now, with_cas, out))
+        };
+        hits += u32::from(hit);
+    }
+    out.bytes().extend_from_slice(b"END\r\n");
+    if hits > 0 {
+        Outcome::Hit
+    } else {
+        Outcome::Miss
+    }
+}
+
+#[inline]
+fn get(
+    shard: &mut Shard,
+    tag: Tag,
+    key: &[u8],
+    now: u32,
+    with_cas: bool,
+    out: &mut impl Sink,
+) -> bool {
+    shard.counters.gets += 1;
+    let Some(at) = shard.find(tag, key, now) else {
+        shard.counters.get_misses += 1;
+        return false;
+    };
+    shard.counters.get_hits += 1;
+    shard.bump(at, now);
+    write_value(&shard.get(at), key, with_cas, out);
+    true
+}
+
+fn get_and_touch(
+    shard: &mut Shard,
+    tag: Tag,
+    key: &[u8],
+    exptime: u32,
+    now: u32,
+    with_cas: bool,
+    out: &mut impl Sink,
+) -> Result<bool, Full> {
+    let at = touched(shard, tag, key, exptime, now)?;
+    if let Some(at) = at {
+        write_value(&shard.get(at), key, with_cas, out);
+    }
+    Ok(at.is_some())
+}
+
+/// Gives an item a new time to live, which counts as a use.
+fn touched(
+    shard: &mut Shard,
+    tag: Tag,
+    key: &[u8],
+    exptime: u32,
+    now: u32,
+) -> Result<Option<At>, Full> {
+    let at = match shard.find(tag, key, now) {
+        Some(at) => Some(shard.set_exptime(at, exptime)?),
+        None => None,
+    };
+    shard.counters.touches += 1;
+    match at {
+        Some(at) => {
+            shard.counters.touch_hits += 1;
+            shard.bump(at, now);
+        }
+        None => shard.counters.touch_misses += 1,
+    }
+    Ok(at)
+}
+
+#[inline]
+fn write_value(found: &Found<'_>, key: &[u8], with_cas: bool, out: &mut impl Sink) {
+    let bytes = out.bytes();
+    bytes.reserve(key.len() + found.item.tail().len() + 80);
+    bytes.extend_from_slice(b"VALUE ");
+    bytes.extend_from_slice(key);
+    bytes.push(b' ');
+    write_u64(bytes, u64::from(found.item.flags()));
+    bytes.push(b' ');
+    write_u64(bytes, to_u64(found.value_len()));
+    if with_cas {
+        bytes.push(b' ');
+        write_u64(bytes, found.item.cas());
+    }
+    bytes.extend_from_slice(b"\r\n");
+    write_data(found, out);
+}
+
+/// The value itself, with its line end.
+#[inline]
+pub(super) fn write_data(found: &Found<'_>, out: &mut impl Sink) {
+    for chunk in found.chunks {
+        out.share(chunk);
+    }
+    let bytes = out.bytes();
+    bytes.extend_from_slice(found.item.tail());
+    bytes.extend_from_slice(b"\r\n");
+}
+
+pub(super) fn to_u64(count: usize) -> u64 {
+    u64::try_from(count).unwrap_or(u64::MAX)
+}
+
+/// `set`, `add`, `replace`, `append`, `prepend`, `cas`.
+pub(super) fn store(
+    store: &store::Store,
+    request: &Store<'_>,
+    now: u32,
+    out: &mut impl Sink,
+) -> Outcome {
+    let (outcome, text) = match try_store(store, request, now) {
+        Ok(Stored::Stored { .. }) => (Outcome::Done, "STORED"),
+        Ok(Stored::NotStored) => (Outcome::NotStored, "NOT_STORED"),
+        Ok(Stored::Exists) => (Outcome::Exists, "EXISTS"),
+        Ok(Stored::NotFound) => (Outcome::NotFound, "NOT_FOUND"),
+        Err(text) => (Outcome::ServerError, text),
+    };
+    if !request.noreply {
+        line(out.bytes(), text);
+    }
+    outcome
+}
+
+fn try_store(store: &store::Store, request: &Store<'_>, now: u32) -> Result<Stored, &'static str> {
+    let stored = admit(store, request.key.len(), request.flags, request.value.len())
+        .map_err(|_| "SERVER_ERROR object too large for cache")
+        .and_then(|()| store_admitted(store, request, now).map_err(|Full| OUT_OF_MEMORY));
+    if stored.is_err() && request.verb == StoreVerb::Set {
+        // Lest the value that was to be replaced is read as current.
+        delete(store, request.key, now);
+    }
+    stored
+}
+
+fn store_admitted(store: &store::Store, request: &Store<'_>, now: u32) -> Result<Stored, Full> {
+    let mode = match request.verb {
+        StoreVerb::Set => Mode::Set,
+        StoreVerb::Add => Mode::Add,
+        StoreVerb::Replace => Mode::Replace,
+        StoreVerb::Append => Mode::Append,
+        StoreVerb::Prepend => Mode::Prepend,
+        StoreVerb::Cas => Mode::Cas,
+    };
+    let held = Held::new(store, request.value, now)?;
+    let change = store::StoreChange {
+        mode,
+        key: request.key,
+        binary_key: false,
+        flags: request.flags,
+        exptime: expiry(request.exptime, now),
+        compare: request.cas,
+        stale_allowed: false,
+        vivify: false,
+        cas: None,
+        value: held.as_value(),
+        value_bytes_max: value_bytes_max(store, request.key.len(), request.flags),
+    };
+    store.write(store.home(request.key), now, |shard, tag| {
+        shard.store(tag, &change, now)
+    })
+}
+
+/// `delete`, `touch`, `incr`, `decr`.
+pub(super) fn change(
+    store: &store::Store,
+    request: &Change<'_>,
+    now: u32,
+    out: &mut impl Sink,
+) -> Outcome {
+    let out = out.bytes();
+    let before = out.len();
+    let outcome = match request.verb {
+        ChangeVerb::Delete => {
+            let deleted = store.read(store.home(request.key), |shard, tag| {
+                let found = shard.find(tag, request.key, now);
+                match found {
+                    Some(at) => {
+                        shard.counters.delete_hits += 1;
+                        shard.remove(at);
+                    }
+                    None => shard.counters.delete_misses += 1,
+                }
+                found.is_some()
+            });
+            done_or_not_found(deleted, "DELETED", out)
+        }
+        ChangeVerb::Touch(exptime) => {
+            let exptime = expiry(exptime, now);
+            let touched = store.write(store.home(request.key), now, |shard, tag| {
+                touched(shard, tag, request.key, exptime, now)
+            });
+            match touched {
+                Ok(at) => done_or_not_found(at.is_some(), "TOUCHED", out),
+                Err(Full) => {
+                    line(out, OUT_OF_MEMORY);
+                    Outcome::ServerError
+                }
+            }
+        }
+        ChangeVerb::Incr(delta) => count(store, request.key, true, delta, now, out),
+        ChangeVerb::Decr(delta) => count(store, request.key, false, delta, now, out),
+    };
+    if request.noreply {
+        out.truncate(before);
+    }
+    outcome
+}
+
+fn done_or_not_found(done: bool, text: &str, out: &mut Vec<u8>) -> Outcome {
+    if done {
+        line(out, text);
+        Outcome::Done
+    } else {
+        line(out, "NOT_FOUND");
+        Outcome::NotFound
+    }
+}
+
+fn count(
+    store: &store::Store,
+    key: &[u8],
+    up: bool,
+    delta: u64,
+    now: u32,
+    out: &mut Vec<u8>,
+) -> Outcome {
+    let change = Count {
+        key,
+        up,
+        delta,
+        compare: 0,
+        cas: None,
+        exptime: None,
+    };
+    let counted = store.write(store.home(key), now, |shard, tag| {
+        let counted = shard.count(tag, &change, now)?;
+        if matches!(counted, Counted::NotFound) {
+            shard.count_miss(up);
+        }
+        Ok(counted)
+    });
+    match counted {
+        Ok(Counted::Done { number, .. }) => {
+            write_u64(out, number);
+            out.extend_from_slice(b"\r\n");
+            Outcome::Done
+        }
+        Ok(Counted::NotFound) => done_or_not_found(false, "", out),
+        Ok(Counted::Exists) => {
+            line(out, "EXISTS");
+            Outcome::Exists
+        }
+        Ok(Counted::NotANumber) => {
+            line(out, NOT_A_NUMBER);
+            Outcome::ClientError
+        }
+        Err(Full) => {
+            line(out, "SERVER_ERROR out of memory");
+            Outcome::ServerError
+        }
+    }
+}

@@ -1,0 +1,12 @@
+//! The bundled cache: a store that speaks memcached's dialects.
+//!
+//! The same store serves `ketch backend`, a server of its own, and the embedded
+//! servers of the proxy, which reach it by a function call.
+
+pub mod execute;
+pub mod janitor;
+pub mod sink;
+pub mod store;
+
+pub use janitor::Janitor;
+pub use store::{Settings, Store};

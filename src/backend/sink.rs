@@ -1,0 +1,23 @@
+//! Where replies go.
+
+use bytes::Bytes;
+
+/// Takes the bytes of replies.
+pub trait Sink {
+    /// What has been written and not shared, to append to.
+    fn bytes(&mut self) -> &mut Vec<u8>;
+
+    /// Appends a large part of a value, without copying it if possible.
+    fn share(&mut self, part: &Bytes);
+}
+
+impl Sink for Vec<u8> {
+    #[inline]
+    fn bytes(&mut self) -> &mut Vec<u8> {
+        self
+    }
+
+    fn share(&mut self, part: &Bytes) {
+        self.extend_from_slice(part);
+    }
+}

@@ -1,0 +1,303 @@
+//! What clients can do to an item, whatever the dialect they say it in.
+
+use super::hash::Tag;
+use super::item::State;
+use super::memory::CHUNK_BYTES;
+use super::shard::{At, Full, Put, Shard, Value};
+use super::value::Owned;
+use crate::protocol::number::{Decimal, read_stored};
+
+/// How a value is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Always.
+    Set,
+    /// If the key holds nothing.
+    Add,
+    /// If the key holds something.
+    Replace,
+    /// If the cas id fits.
+    Cas,
+    /// Behind what the key holds.
+    Append,
+    /// Before what the key holds.
+    Prepend,
+}
+
+/// A value to be stored.
+#[derive(Clone, Copy, Debug)]
+pub struct Store<'a> {
+    /// How.
+    pub mode: Mode,
+    /// The key.
+    pub key: &'a [u8],
+    /// Whether the key is told in base64.
+    pub binary_key: bool,
+    /// The client's flags.
+    pub flags: u32,
+    /// When it expires, in seconds; 0 if never.
+    pub exptime: u32,
+    /// The cas id that the item must have, or 0.
+    pub compare: u64,
+    /// Whether a value that comes too late is stored all the same, as a stale
+    /// one.
+    pub stale_allowed: bool,
+    /// Whether appending makes an item where there is none.
+    pub vivify: bool,
+    /// The cas id to give the item; `None` for the next one.
+    pub cas: Option<u64>,
+    /// The value, or what is added to it.
+    pub value: Value<'a>,
+    /// The longest value there may be, in bytes.
+    pub value_bytes_max: usize,
+}
+
+/// What became of a [`Store`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stored {
+    /// It is stored.
+    Stored {
+        /// The item's cas id.
+        cas: u64,
+        /// The length of the value that the item has now.
+        len: usize,
+    },
+    /// A condition was not met.
+    NotStored,
+    /// The item has another cas id.
+    Exists,
+    /// No item to compare with.
+    NotFound,
+}
+
+/// A number to be changed.
+#[derive(Clone, Copy, Debug)]
+pub struct Count<'a> {
+    /// The key.
+    pub key: &'a [u8],
+    /// Whether it is counted up.
+    pub up: bool,
+    /// By how much.
+    pub delta: u64,
+    /// The cas id that the item must have, or 0.
+    pub compare: u64,
+    /// The cas id to give the item; `None` for the next one.
+    pub cas: Option<u64>,
+    /// When the item expires from now on; `None` as before.
+    pub exptime: Option<u32>,
+}
+
+/// What became of a [`Count`].
+#[derive(Clone, Copy, Debug)]
+pub enum Counted {
+    /// The number now.
+    Done {
+        /// The number.
+        number: u64,
+        /// The item's cas id.
+        cas: u64,
+        /// When the item expired before.
+        exptime: u32,
+    },
+    /// What the item holds is no number.
+    NotANumber,
+    /// No such item.
+    NotFound,
+    /// The item has another cas id.
+    Exists,
+}
+
+/// What a [`Store`] stores when nothing speaks against it.
+fn as_put<'a>(store: &Store<'a>) -> Put<'a> {
+    Put {
+        key: store.key,
+        flags: store.flags,
+        exptime: store.exptime,
+        cas: store.cas,
+        state: State {
+            binary_key: store.binary_key,
+            ..State::default()
+        },
+        value: store.value,
+    }
+}
+
+/// Whether an item may be changed by one who expects a cas id.
+fn fits(compare: u64, cas: u64) -> bool {
+    compare == 0 || compare == cas
+}
+
+impl Shard {
+    /// Stores a value, if it is to be.
+    ///
+    /// # Errors
+    ///
+    /// [`Full`] if there is no memory for it.
+    pub fn store(&mut self, tag: Tag, store: &Store<'_>, now: u32) -> Result<Stored, Full> {
+        let Some(old) = self.find(tag, store.key, now) else {
+            return self.store_new(tag, store, now);
+        };
+        let item = self.get(old).item;
+        let cas = item.cas();
+        let mut put = as_put(store);
+        match store.mode {
+            Mode::Set | Mode::Replace => {}
+            Mode::Add => {
+                self.use_once(old, now);
+                return Ok(Stored::NotStored);
+            }
+            Mode::Cas if store.compare != 0 && store.compare == cas => {}
+            Mode::Cas if store.stale_allowed && store.compare != 0 && store.compare < cas => {
+                put.exptime = item.exptime();
+                put.state.stale = true;
+                put.state.token_sent = item.word().state().token_sent;
+            }
+            Mode::Cas => {
+                self.counters.cas_badval += 1;
+                return Ok(Stored::Exists);
+            }
+            Mode::Append | Mode::Prepend => {
+                if !fits(store.compare, cas) {
+                    return Ok(Stored::Exists);
+                }
+                return self.extend(tag, old, store, now);
+            }
+        }
+        let stored = self.put_stored(tag, Some(old), &put, now)?;
+        self.counters.cas_hits += u64::from(store.mode == Mode::Cas);
+        Ok(stored)
+    }
+
+    /// Stores a value whose key holds nothing.
+    fn store_new(&mut self, tag: Tag, store: &Store<'_>, now: u32) -> Result<Stored, Full> {
+        match store.mode {
+            Mode::Set | Mode::Add => {}
+            Mode::Append | Mode::Prepend if store.vivify => {}
+            Mode::Cas => {
+                self.counters.cas_misses += 1;
+                return Ok(Stored::NotFound);
+            }
+            Mode::Replace | Mode::Append | Mode::Prepend => return Ok(Stored::NotStored),
+        }
+        self.put_stored(tag, None, &as_put(store), now)
+    }
+
+    fn put_stored(
+        &mut self,
+        tag: Tag,
+        old: Option<At>,
+        put: &Put<'_>,
+        now: u32,
+    ) -> Result<Stored, Full> {
+        let at = self.put(tag, old, put, now)?;
+        let found = self.get(at);
+        Ok(Stored::Stored {
+            cas: found.item.cas(),
+            len: found.value_len(),
+        })
+    }
+
+    /// Appends or prepends to an item.
+    fn extend(&mut self, tag: Tag, old: At, store: &Store<'_>, now: u32) -> Result<Stored, Full> {
+        let found = self.get(old);
+        let added = store.value.chunks.len() * CHUNK_BYTES
+            + store
+                .value
+                .tail
+                .iter()
+                .map(|piece| piece.len())
+                .sum::<usize>();
+        if found.value_len() + added > store.value_bytes_max {
+            return Ok(Stored::NotStored);
+        }
+        let new = store.value;
+        let mut pieces: Vec<&[u8]> = Vec::with_capacity(found.chunks.len() + new.chunks.len() + 3);
+        let old_pieces = found.chunks.iter().map(AsRef::as_ref);
+        let old_pieces = old_pieces.chain([found.item.tail()]);
+        let new_pieces = new.chunks.iter().map(AsRef::as_ref).chain(new.tail);
+        if store.mode == Mode::Append {
+            pieces.extend(old_pieces.chain(new_pieces));
+        } else {
+            pieces.extend(new_pieces.chain(old_pieces));
+        }
+        let owned = if found.value_len() + added < CHUNK_BYTES {
+            Owned::small(pieces.concat())
+        } else {
+            Owned::gather(&self.memory, &pieces)?
+        };
+        let put = Put {
+            flags: found.item.flags(),
+            exptime: found.item.exptime(),
+            state: State {
+                binary_key: found.item.word().state().binary_key,
+                ..State::default()
+            },
+            value: owned.as_value(),
+            ..as_put(store)
+        };
+        self.put_stored(tag, Some(old), &put, now)
+    }
+
+    /// Notes that there was no number to count.
+    pub fn count_miss(&mut self, up: bool) {
+        if up {
+            self.counters.incr_misses += 1;
+        } else {
+            self.counters.decr_misses += 1;
+        }
+    }
+
+    /// Counts the number that an item holds up or down.
+    ///
+    /// # Errors
+    ///
+    /// [`Full`] if the number grows and there is no memory for that.
+    pub fn count(&mut self, tag: Tag, count: &Count<'_>, now: u32) -> Result<Counted, Full> {
+        let Some(old) = self.find(tag, count.key, now) else {
+            return Ok(Counted::NotFound);
+        };
+        let found = self.get(old);
+        let item = found.item;
+        if !found.chunks.is_empty() || item.tail().is_empty() {
+            return Ok(Counted::NotANumber);
+        }
+        if !fits(count.compare, item.cas()) {
+            return Ok(Counted::Exists);
+        }
+        let Some(number) = read_stored(item.tail()) else {
+            return Ok(Counted::NotANumber);
+        };
+        let number = if count.up {
+            number.wrapping_add(count.delta)
+        } else {
+            number.saturating_sub(count.delta)
+        };
+        let digits = Decimal::new(number);
+        // A number that gets shorter keeps its room, filled with blanks.
+        let blanks = vec![b' '; item.tail().len().saturating_sub(digits.as_bytes().len())];
+        let put = Put {
+            key: count.key,
+            flags: item.flags(),
+            exptime: count.exptime.unwrap_or(item.exptime()),
+            cas: count.cas,
+            state: item.word().state(),
+            value: Value {
+                chunks: &[],
+                tail: [digits.as_bytes(), &blanks],
+            },
+        };
+        let exptime = item.exptime();
+        let at = self.put(tag, Some(old), &put, now)?;
+        self.counters.total_items -= 1;
+        if count.up {
+            self.counters.incr_hits += 1;
+        } else {
+            self.counters.decr_hits += 1;
+        }
+        Ok(Counted::Done {
+            number,
+            cas: self.get(at).item.cas(),
+            exptime,
+        })
+    }
+}

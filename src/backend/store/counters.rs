@@ -1,0 +1,103 @@
+//! What a shard counts.
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        /// What a shard has seen since it was made or its counters were reset.
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        pub struct Counters {
+            $($(#[$doc])* pub $name: u64,)*
+        }
+
+        impl Counters {
+            /// Adds what another shard has seen.
+            pub fn add(&mut self, other: &Self) {
+                $(self.$name = self.$name.wrapping_add(other.$name);)*
+            }
+        }
+    };
+}
+
+counters! {
+    /// Keys retrieved.
+    gets,
+    /// Keys retrieved and found.
+    get_hits,
+    /// Keys retrieved and not found.
+    get_misses,
+    /// Items found expired when somebody asked for them.
+    get_expired,
+    /// Values sent to be stored, whatever became of them.
+    sets,
+    /// Times to live given anew, or meant to be.
+    touches,
+    /// Of those the key was found.
+    touch_hits,
+    /// Of those the key was not found.
+    touch_misses,
+    /// Items deleted.
+    delete_hits,
+    /// Deletions of what was not there.
+    delete_misses,
+    /// Numbers counted up.
+    incr_hits,
+    /// Of what was not there.
+    incr_misses,
+    /// Numbers counted down.
+    decr_hits,
+    /// Of what was not there.
+    decr_misses,
+    /// Values stored because their cas id fitted.
+    cas_hits,
+    /// Values not stored because it did not.
+    cas_badval,
+    /// Of what was not there.
+    cas_misses,
+    /// Meta commands of the debugging kind.
+    meta_debugs,
+    /// Values refused for their size.
+    too_large,
+    /// Values refused because there was no memory.
+    no_memory,
+    /// Items that came into being.
+    total_items,
+    /// Items evicted to make room.
+    evictions,
+    /// Of those, items with a time to live.
+    evicted_nonzero,
+    /// Of those, items that had never been read.
+    evicted_unfetched,
+    /// Of those, items that had been used since they were last spared.
+    evicted_active,
+    /// Expired items whose memory was taken back.
+    reclaimed,
+    /// Of those, items that had never been read.
+    expired_unfetched,
+    /// Of those, items found by the janitor.
+    swept,
+    /// Items looked at by the janitor.
+    swept_over,
+    /// Items that outlived the queue of the young.
+    promoted,
+    /// Items spared once more because they had been used.
+    spared,
+    /// Items moved to close the gaps between them.
+    compacted,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counters_add_up() {
+        let mut sum = Counters::default();
+        let one = Counters {
+            gets: 1,
+            compacted: 2,
+            ..Counters::default()
+        };
+        sum.add(&one);
+        sum.add(&one);
+        assert_eq!((sum.gets, sum.compacted, sum.sets), (2, 4, 0));
+    }
+}

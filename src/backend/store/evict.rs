@@ -1,0 +1,201 @@
+//! Making room by evicting.
+//!
+//! The log has two queues. New items go to that of the young. When memory is
+//! short the oldest segment of a queue is cleared, item by item: a young item
+//! that has been used moves to the main queue, others go and leave a ghost; in
+//! the main queue an item that has been used moves to the end, up to three times
+//! for as many uses, and others go. An item whose ghost is still there when it
+//! comes back goes straight to the main queue. The young get a tenth of the
+//! memory while there is something else, so that what is read only once passes
+//! through without pushing out what is read often. All that a decision takes is
+//! done when memory is needed; a read only counts itself in two bits.
+//!
+//! Source of the policy: Yang et al., "FIFO queues are all you need for cache
+//! eviction", SOSP 2023; here with ghosts in unused slots of the index.
+
+use super::hash::{Hash, Tag};
+use super::item;
+use super::log::{Location, Queue};
+use super::memory::EXTENT_BYTES;
+use super::shard::{At, Shard};
+
+/// The young may have this share of a shard's memory, as a divisor. Simulated
+/// with Zipf-distributed requests a tenth is best, with and without scans.
+const YOUNG_DIVISOR: usize = 10;
+
+/// Bytes of a main segment that may be spared when it is cleared, so that
+/// clearing it frees some memory even if all of its items have been used.
+const SPARED_MAX: usize = EXTENT_BYTES / 8 * 7;
+
+/// Items looked at after each change while memory is short: what keeps ahead of
+/// the largest and the smallest items without being felt.
+const PACE: usize = 32;
+
+impl Shard {
+    /// Which queue a new item goes to.
+    pub(super) fn queue_for(&self, tag: Tag) -> Queue {
+        let recent = self.index.ghost(tag).is_some_and(|ghost| {
+            let age = Location::mark(self.generation.wrapping_sub(ghost.marked()));
+            age.marked() as usize <= self.segments.count()
+        });
+        if recent { Queue::Main } else { Queue::Young }
+    }
+
+    /// Works towards an extent for the next segment, a little at a time, so that
+    /// it is there when it is needed.
+    #[inline]
+    pub fn keep_room(&mut self, now: u32) {
+        if self.spare.is_none() && !self.memory.has_extent() {
+            self.make_room(PACE, now);
+            self.spare = self.memory.extent();
+        }
+    }
+
+    /// Works towards free memory, up to `work` items. Returns whether there was
+    /// anything to do.
+    pub fn make_room(&mut self, work: usize, now: u32) -> bool {
+        for _ in 0..work {
+            if !self.make_room_step(now) {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Looks at one item. Returns whether there was anything to do.
+    fn make_room_step(&mut self, now: u32) -> bool {
+        if self.compaction.is_some() {
+            self.compact_one(now);
+            return true;
+        }
+        if !self.settings.evicts {
+            return self.begin_compaction();
+        }
+        let queue = self.victim();
+        if self.order(queue).cleared == 0 && self.begin_compaction() {
+            return true;
+        }
+        let other = match queue {
+            Queue::Young => Queue::Main,
+            Queue::Main => Queue::Young,
+        };
+        self.clear_one(queue, now) || self.clear_one(other, now)
+    }
+
+    /// The queue whose oldest segment goes.
+    fn victim(&self) -> Queue {
+        let (young, main) = (self.young.cost(), self.main.cost());
+        if young > (young + main) / YOUNG_DIVISOR || self.main.segments.is_empty() {
+            Queue::Young
+        } else {
+            Queue::Main
+        }
+    }
+
+    /// Clears one item of a queue's oldest segment. Returns whether there was one.
+    fn clear_one(&mut self, queue: Queue, now: u32) -> bool {
+        let order = self.order(queue);
+        let Some(&number) = order.segments.front() else {
+            return false;
+        };
+        let is_written = order.segments.len() == 1;
+        let Some((location, item)) = self.segments.walk(number, order.cleared).next() else {
+            return self.clear_end(queue, number, is_written);
+        };
+        let (word, size) = (item.word(), item.size());
+        let is_expired = item.is_expired(now);
+        let tag = Hash::new(item.key(), self.settings.seed).tag();
+        self.order_mut(queue).cleared += size;
+        if word.is_gone() {
+            return true;
+        }
+        let Some(at) = self.at(tag, location) else {
+            return true;
+        };
+        if is_expired {
+            self.expire(at);
+        } else if word.uses() == 0 || !self.spare(at, queue, is_written, now) {
+            self.evict(at, queue);
+        }
+        if queue == Queue::Young && self.young.segments.front() != Some(&number) {
+            self.generation = self.generation.wrapping_add(1);
+        }
+        true
+    }
+
+    /// All of a segment has been cleared. Returns whether that has freed anything.
+    fn clear_end(&mut self, queue: Queue, number: u16, is_written: bool) -> bool {
+        let segment = self.segments.about_mut(number);
+        debug_assert_eq!(segment.items, 0);
+        let freed = segment.used > 0;
+        if is_written {
+            // The only one: it is written again from its start.
+            segment.used = 0;
+            let order = self.order_mut(queue);
+            (order.cleared, order.spared) = (0, 0);
+        } else {
+            self.drop_if_done(number);
+        }
+        freed
+    }
+
+    /// The slot of the item at a location.
+    pub(super) fn at(&self, tag: Tag, location: Location) -> Option<At> {
+        let found = self.index.find(tag, |other| other == location);
+        debug_assert!(found.is_some());
+        found.map(|(position, location)| At { position, location })
+    }
+
+    /// Moves an item that has been used to the end of the main queue. Returns
+    /// whether it could be spared.
+    fn spare(&mut self, at: At, queue: Queue, is_written: bool, now: u32) -> bool {
+        let item = self.segments.item(at.location);
+        let (word, size) = (item.word(), item.size());
+        let chunks = self.chunks(&item).len();
+        let uses = match queue {
+            Queue::Young => 0,
+            Queue::Main if is_written || self.main.spared + size > SPARED_MAX => return false,
+            Queue::Main => word.uses() - 1,
+        };
+        let Some(number) = self.room_in_advance(Queue::Main, size, now) else {
+            return false;
+        };
+        if queue == Queue::Main {
+            self.main.spared += size;
+            self.counters.spared += 1;
+        } else {
+            self.young.chunks -= chunks;
+            self.main.chunks += chunks;
+            self.counters.promoted += 1;
+        }
+        let location = self.segments.copy(at.location, number);
+        item::set_word(self.segments.bytes_mut(location), word.with_uses(uses));
+        self.index.relocate(at.position, location);
+        self.leave(at.location);
+        true
+    }
+
+    /// The segment of a queue that is being written, with room for `size` bytes,
+    /// even if that takes more memory than there is: soon there will be more.
+    fn room_in_advance(&mut self, queue: Queue, size: usize, now: u32) -> Option<u16> {
+        if let Ok(number) = self.room_for(queue, size, now) {
+            return Some(number);
+        }
+        if !self.segments.has_number() {
+            return None;
+        }
+        let extent = self.memory.extent_in_advance()?;
+        Some(self.begin_segment(extent, queue, now))
+    }
+
+    fn evict(&mut self, at: At, queue: Queue) {
+        let item = self.segments.item(at.location);
+        let word = item.word();
+        self.counters.evictions += 1;
+        self.counters.evicted_nonzero += u64::from(item.exptime() != 0);
+        self.counters.evicted_unfetched += u64::from(!word.state().fetched);
+        self.counters.evicted_active += u64::from(word.uses() > 0);
+        let ghost = (queue == Queue::Young).then(|| Location::mark(self.generation));
+        self.take_out(at, ghost);
+    }
+}

@@ -1,0 +1,343 @@
+//! The log: items one behind the other in segments.
+//!
+//! A segment fills an extent. Items are appended to a segment and change in place
+//! where they can; one that goes leaves garbage until its segment is walked. Each
+//! segment knows how much of it is alive and how many of its items expire, and
+//! when, so that nobody walks it in vain.
+
+use std::sync::Arc;
+
+use super::item::{self, Item, NewItem, UNIT, low};
+use super::memory::{EXTENT_BYTES, Extent, Memory};
+
+/// Bits of a location that count units within a segment.
+const UNIT_BITS: u32 = 15;
+/// Most segments of a shard; number 0 is none.
+const SEGMENTS_MAX: usize = 1 << 15;
+
+const _: () = assert!(EXTENT_BYTES == UNIT << UNIT_BITS);
+
+/// Where an item lies in the log of its shard: segment and unit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Location(u32);
+
+impl Location {
+    /// The place `offset` bytes into a segment.
+    #[inline]
+    pub(super) fn new(segment: u16, offset: usize) -> Self {
+        Self(u32::from(segment) << UNIT_BITS | low(offset / UNIT))
+    }
+
+    /// A mark that points to no item but remembers the low 15 bits of a number.
+    pub(super) fn mark(number: u32) -> Self {
+        Self(number & ((1 << UNIT_BITS) - 1))
+    }
+
+    /// The number that a mark remembers.
+    pub(super) fn marked(self) -> u32 {
+        self.0 & ((1 << UNIT_BITS) - 1)
+    }
+
+    /// As a number of 30 bits.
+    #[inline]
+    pub(super) fn bits(self) -> u32 {
+        self.0
+    }
+
+    /// The location that is this number.
+    #[inline]
+    pub(super) fn from_bits(bits: u32) -> Self {
+        Self(bits)
+    }
+
+    /// Whether this can be the place of an item, not a mark.
+    #[inline]
+    pub(super) fn is_item(self) -> bool {
+        self.0 >> UNIT_BITS != 0
+    }
+
+    /// The segment.
+    #[inline]
+    pub(super) fn segment(self) -> usize {
+        (self.0 >> UNIT_BITS) as usize
+    }
+
+    /// Bytes from the segment's start.
+    #[inline]
+    pub(super) fn offset(self) -> usize {
+        (self.0 & ((1 << UNIT_BITS) - 1)) as usize * UNIT
+    }
+}
+
+/// Which queue a segment stands in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Queue {
+    /// Of items that have not been used since they came.
+    #[default]
+    Young,
+    /// Of items that have.
+    Main,
+}
+
+/// What is known about a segment.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Segment {
+    /// Bytes written.
+    pub used: usize,
+    /// Bytes of them that belong to items.
+    pub live: usize,
+    /// Items in it.
+    pub items: u32,
+    /// Items that will expire.
+    pub expiring: u32,
+    /// No item expires before this second.
+    pub earliest: u32,
+    /// No item expires after this second.
+    pub latest: u32,
+    /// When it was begun.
+    pub born: u32,
+    /// Tells it from those that had its number before.
+    pub sequence: u32,
+    /// Where it stands.
+    pub queue: Queue,
+}
+
+impl Segment {
+    /// Notes that one of its items expires then.
+    pub(super) fn expects(&mut self, exptime: u32) {
+        if exptime == 0 {
+            return;
+        }
+        if self.expiring == 0 {
+            (self.earliest, self.latest) = (exptime, exptime);
+        }
+        self.expiring += 1;
+        self.earliest = self.earliest.min(exptime);
+        self.latest = self.latest.max(exptime);
+    }
+}
+
+/// The segments of a shard, by number.
+#[derive(Debug)]
+pub(super) struct Segments {
+    memory: Arc<Memory>,
+    extents: Vec<Option<Extent>>,
+    about: Vec<Segment>,
+    free: Vec<u16>,
+    sequence: u32,
+}
+
+impl Segments {
+    /// None yet.
+    pub(super) fn new(memory: Arc<Memory>) -> Self {
+        Self {
+            memory,
+            extents: vec![None],
+            about: vec![Segment::default()],
+            free: Vec::new(),
+            sequence: 0,
+        }
+    }
+
+    /// Numbers in use or free; segments are below.
+    pub(super) fn numbers(&self) -> usize {
+        self.about.len()
+    }
+
+    /// Segments there are.
+    pub(super) fn count(&self) -> usize {
+        self.about.len() - 1 - self.free.len()
+    }
+
+    /// Whether there may be one more.
+    pub(super) fn has_number(&self) -> bool {
+        !self.free.is_empty() || self.about.len() < SEGMENTS_MAX
+    }
+
+    /// Makes a segment of an extent. There must be a number for it.
+    pub(super) fn add(&mut self, extent: Extent, queue: Queue, now: u32) -> u16 {
+        let number = self.free.pop().unwrap_or_else(|| {
+            self.extents.push(None);
+            self.about.push(Segment::default());
+            u16::try_from(self.about.len() - 1).unwrap_or(u16::MAX)
+        });
+        self.sequence = self.sequence.wrapping_add(1);
+        self.about[usize::from(number)] = Segment {
+            born: now,
+            sequence: self.sequence,
+            queue,
+            ..Segment::default()
+        };
+        self.extents[usize::from(number)] = Some(extent);
+        number
+    }
+
+    /// Gives a segment's memory back.
+    pub(super) fn release(&mut self, number: u16) {
+        if let Some(extent) = self.extents[usize::from(number)].take() {
+            self.memory.give_extent(extent);
+            self.about[usize::from(number)] = Segment::default();
+            self.free.push(number);
+        }
+    }
+
+    /// What is known about a segment.
+    #[inline]
+    pub(super) fn about(&self, number: impl Into<usize>) -> &Segment {
+        &self.about[number.into()]
+    }
+
+    /// What is known about a segment, to change.
+    #[inline]
+    pub(super) fn about_mut(&mut self, number: impl Into<usize>) -> &mut Segment {
+        &mut self.about[number.into()]
+    }
+
+    /// Whether an item of `size` bytes fits behind the others.
+    #[inline]
+    pub(super) fn has_room(&self, number: u16, size: usize) -> bool {
+        self.about[usize::from(number)].used + size <= EXTENT_BYTES
+    }
+
+    /// From a location to the end of its segment.
+    #[inline]
+    fn bytes(&self, at: Location) -> &[u8] {
+        let extent = self.extents.get(at.segment()).and_then(Option::as_ref);
+        debug_assert!(extent.is_some());
+        extent.map_or(&[], |extent| {
+            extent.bytes().get(at.offset()..).unwrap_or_default()
+        })
+    }
+
+    /// From a location to the end of its segment, to write.
+    #[inline]
+    pub(super) fn bytes_mut(&mut self, at: Location) -> &mut [u8] {
+        let extent = self.extents.get_mut(at.segment()).and_then(Option::as_mut);
+        debug_assert!(extent.is_some());
+        extent.map_or(&mut [], |extent| {
+            extent
+                .bytes_mut()
+                .get_mut(at.offset()..)
+                .unwrap_or_default()
+        })
+    }
+
+    /// The item at a location.
+    #[inline]
+    pub(super) fn item(&self, at: Location) -> Item<'_> {
+        Item::new(self.bytes(at))
+    }
+
+    /// Appends an item to a segment, which has room.
+    pub(super) fn append(&mut self, number: u16, new: &NewItem<'_>) -> Location {
+        let at = self.begin(number, new.size(), new.exptime);
+        new.write(self.bytes_mut(at));
+        at
+    }
+
+    /// Writes an item over another, which is no smaller. What is left of that one
+    /// is garbage.
+    pub(super) fn overwrite(&mut self, at: Location, new: &NewItem<'_>) {
+        let old = self.item(at);
+        let (old_size, old_exptime, size) = (old.size(), old.exptime(), new.size());
+        debug_assert!(size <= old_size);
+        let bytes = self.bytes_mut(at);
+        new.write(bytes);
+        if size < old_size {
+            item::write_gap(&mut bytes[size..], old_size - size);
+        }
+        let segment = self.about_mut(at.segment());
+        segment.live -= old_size - size;
+        segment.expiring -= u32::from(old_exptime != 0);
+        segment.expects(new.exptime);
+    }
+
+    /// Copies an item behind those of another segment, which has room. The old
+    /// one stays; it is for the caller to mark it.
+    pub(super) fn copy(&mut self, from: Location, number: u16) -> Location {
+        let item = self.item(from);
+        let size = item.size();
+        let to = self.begin(number, size, item.exptime());
+        let pair = self
+            .extents
+            .get_disjoint_mut([from.segment(), to.segment()]);
+        if let Ok([Some(source), Some(target)]) = pair {
+            let bytes = &source.bytes()[from.offset()..from.offset() + size];
+            target.bytes_mut()[to.offset()..to.offset() + size].copy_from_slice(bytes);
+        } else {
+            debug_assert!(false, "an item is copied to another segment");
+        }
+        to
+    }
+
+    /// Takes room at the end of a segment.
+    fn begin(&mut self, number: u16, size: usize, exptime: u32) -> Location {
+        let segment = self.about_mut(number);
+        let at = Location::new(number, segment.used);
+        segment.used += size;
+        segment.live += size;
+        segment.items += 1;
+        segment.expects(exptime);
+        at
+    }
+
+    /// Marks an item as garbage. Returns whether its segment has no other.
+    pub(super) fn mark_gone(&mut self, at: Location) -> bool {
+        let item = self.item(at);
+        debug_assert!(!item.word().is_gone());
+        let (size, exptime) = (item.size(), item.exptime());
+        item::set_gone(self.bytes_mut(at));
+        let segment = self.about_mut(at.segment());
+        segment.live -= size;
+        segment.items -= 1;
+        segment.expiring -= u32::from(exptime != 0);
+        segment.items == 0
+    }
+
+    /// Changes an item's expiry, if it has room for one.
+    pub(super) fn set_exptime(&mut self, at: Location, exptime: u32) -> bool {
+        let was_expiring = self.item(at).exptime() != 0;
+        if !item::set_exptime(self.bytes_mut(at), exptime) {
+            return false;
+        }
+        let segment = self.about_mut(at.segment());
+        segment.expiring -= u32::from(was_expiring);
+        segment.expects(exptime);
+        true
+    }
+
+    /// The items and gaps of a segment from an offset on.
+    pub(super) fn walk(&self, number: u16, offset: usize) -> Walk<'_> {
+        Walk {
+            segments: self,
+            number,
+            offset,
+            end: self.about(number).used,
+        }
+    }
+}
+
+/// Walks a segment.
+#[derive(Debug)]
+pub(super) struct Walk<'a> {
+    segments: &'a Segments,
+    number: u16,
+    offset: usize,
+    end: usize,
+}
+
+impl<'a> Iterator for Walk<'a> {
+    type Item = (Location, Item<'a>);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.offset >= self.end {
+            return None;
+        }
+        let at = Location::new(self.number, self.offset);
+        let item = self.segments.item(at);
+        // A size of nothing would be a bug; going on would not end.
+        debug_assert!(item.size() > 0);
+        self.offset += item.size().max(UNIT);
+        Some((at, item))
+    }
+}

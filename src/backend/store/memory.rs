@@ -1,0 +1,336 @@
+//! The memory of a store: how much there may be, and what is free of it.
+//!
+//! It comes from the system in two sizes, extents for the log and the index and
+//! chunks for large values, and goes back to it whole. No allocator stands in
+//! between: what has been freed in one size can be had in the other, whatever
+//! lies around it, and the bound on the sum is exact.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use memmap2::MmapMut;
+
+/// Size of an extent. Large enough that the last item of one wastes little, and
+/// small enough that a shard of 8 MiB has 32 of them to age one by one.
+pub(super) const EXTENT_BYTES: usize = 256 * 1024;
+
+/// Size of a chunk: the part of a large value that is shared with the
+/// connections that send it instead of being copied.
+pub const CHUNK_BYTES: usize = 16 * 1024;
+
+/// What an extent costs with its entries in the tables of its shard.
+pub(super) const EXTENT_COST: usize = EXTENT_BYTES + 128;
+
+/// What a chunk costs with the counter of its references and its place in the
+/// list of its value.
+pub(super) const CHUNK_COST: usize = CHUNK_BYTES + 192;
+
+/// Share of the limit that is kept mapped although it is free, as a divisor:
+/// mapping and faulting pages in again costs more than the rest of a set.
+const SPARE_DIVISOR: usize = 64;
+/// The spare memory of each size is at least and at most so many bytes.
+const SPARE_BYTES_MIN: usize = 1 << 20;
+const SPARE_BYTES_MAX: usize = 16 << 20;
+
+/// The memory of a store.
+#[derive(Debug)]
+pub struct Memory {
+    limit: AtomicUsize,
+    /// Bytes mapped, in use or spare, with what they cost beside.
+    mapped: AtomicUsize,
+    /// Bytes of them that are spare.
+    spare: AtomicUsize,
+    extents: Mutex<Vec<MmapMut>>,
+    chunks: Mutex<Vec<MmapMut>>,
+}
+
+/// A piece of memory for the log or the index. Holds anything.
+#[derive(Debug)]
+pub struct Extent(MmapMut);
+
+impl Extent {
+    /// Its bytes.
+    #[inline]
+    pub fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// Its bytes, to write.
+    #[inline]
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        &mut self.0
+    }
+}
+
+/// A piece of memory for a part of a large value. Holds anything.
+#[derive(Debug)]
+pub struct Chunk {
+    /// There until the chunk is dropped.
+    map: Option<MmapMut>,
+    memory: Arc<Memory>,
+}
+
+impl Chunk {
+    /// Its bytes, to write.
+    #[inline]
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        self.map.as_deref_mut().unwrap_or_default()
+    }
+
+    /// Makes it shareable, and unchangeable from now on. Its memory is free when
+    /// the last of those who share it has let go.
+    pub fn freeze(self) -> Bytes {
+        Bytes::from_owner(self)
+    }
+}
+
+impl AsRef<[u8]> for Chunk {
+    fn as_ref(&self) -> &[u8] {
+        self.map.as_deref().unwrap_or_default()
+    }
+}
+
+impl Drop for Chunk {
+    fn drop(&mut self) {
+        if let Some(map) = self.map.take() {
+            self.memory.give(map, &self.memory.chunks, CHUNK_COST);
+        }
+    }
+}
+
+impl Memory {
+    /// Memory of at most `limit` bytes, none of it mapped yet.
+    pub fn new(limit: usize) -> Arc<Self> {
+        Arc::new(Self {
+            limit: AtomicUsize::new(limit),
+            mapped: AtomicUsize::new(0),
+            spare: AtomicUsize::new(0),
+            extents: Mutex::default(),
+            chunks: Mutex::default(),
+        })
+    }
+
+    /// The most that may be mapped, in bytes.
+    #[inline]
+    pub fn limit(&self) -> usize {
+        self.limit.load(Ordering::Relaxed)
+    }
+
+    /// Changes the limit. If more is mapped, it is for the shards to evict.
+    pub fn set_limit(&self, limit: usize) {
+        self.limit.store(limit, Ordering::Relaxed);
+        self.release();
+    }
+
+    /// Bytes mapped, in use or spare, with what they cost beside.
+    #[inline]
+    pub fn mapped(&self) -> usize {
+        self.mapped.load(Ordering::Relaxed)
+    }
+
+    /// Whether more is mapped than may be.
+    #[inline]
+    pub fn is_over(&self) -> bool {
+        self.mapped() > self.limit()
+    }
+
+    /// Whether an extent could be had.
+    #[inline]
+    pub fn has_extent(&self) -> bool {
+        let used = self.mapped() - self.spare.load(Ordering::Relaxed).min(self.mapped());
+        used + EXTENT_COST <= self.limit()
+    }
+
+    /// An extent, if the limit allows it.
+    pub fn extent(&self) -> Option<Extent> {
+        self.take(&self.extents, EXTENT_BYTES, EXTENT_COST, &self.chunks)
+            .map(Extent)
+    }
+
+    /// An extent although the limit does not allow it: for work that frees more
+    /// than it takes, but takes first. `None` if the system has no more.
+    pub fn extent_in_advance(&self) -> Option<Extent> {
+        if let Some(extent) = self.extent() {
+            return Some(extent);
+        }
+        self.mapped.fetch_add(EXTENT_COST, Ordering::Relaxed);
+        self.map(EXTENT_BYTES, EXTENT_COST).map(Extent)
+    }
+
+    /// Takes an extent back.
+    pub fn give_extent(&self, extent: Extent) {
+        self.give(extent.0, &self.extents, EXTENT_COST);
+    }
+
+    /// A chunk, if the limit allows it.
+    pub fn chunk(self: &Arc<Self>) -> Option<Chunk> {
+        let map = self.take(&self.chunks, CHUNK_BYTES, CHUNK_COST, &self.extents)?;
+        Some(Chunk {
+            map: Some(map),
+            memory: Arc::clone(self),
+        })
+    }
+
+    /// Gives all spare memory back to the system.
+    pub fn release(&self) {
+        for (spares, cost) in [(&self.extents, EXTENT_COST), (&self.chunks, CHUNK_COST)] {
+            let spares = std::mem::take(&mut *lock(spares));
+            let freed = spares.len() * cost;
+            drop(spares);
+            self.spare.fetch_sub(freed, Ordering::Relaxed);
+            self.mapped.fetch_sub(freed, Ordering::Relaxed);
+        }
+    }
+
+    /// Takes a spare piece or maps one; if need be pieces of the other size go
+    /// back to the system for it.
+    fn take(
+        &self,
+        spares: &Mutex<Vec<MmapMut>>,
+        bytes: usize,
+        cost: usize,
+        others: &Mutex<Vec<MmapMut>>,
+    ) -> Option<MmapMut> {
+        if !self.is_over()
+            && let Some(map) = lock(spares).pop()
+        {
+            self.spare.fetch_sub(cost, Ordering::Relaxed);
+            return Some(map);
+        }
+        if !self.claim(cost) {
+            self.release_for(others, cost);
+            if !self.claim(cost) {
+                return None;
+            }
+        }
+        self.map(bytes, cost)
+    }
+
+    /// Counts `cost` as mapped, if the limit allows it.
+    fn claim(&self, cost: usize) -> bool {
+        let limit = self.limit();
+        self.mapped
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |mapped| {
+                mapped.checked_add(cost).filter(|&sum| sum <= limit)
+            })
+            .is_ok()
+    }
+
+    /// Maps what has been claimed.
+    fn map(&self, bytes: usize, cost: usize) -> Option<MmapMut> {
+        match MmapMut::map_anon(bytes) {
+            Ok(map) => Some(map),
+            Err(error) => {
+                // As if the limit had been reached: something is evicted for it.
+                tracing::warn!(%error, "the system has no more memory");
+                self.mapped.fetch_sub(cost, Ordering::Relaxed);
+                None
+            }
+        }
+    }
+
+    /// Unmaps spare pieces until `cost` bytes could be claimed or none are left.
+    fn release_for(&self, spares: &Mutex<Vec<MmapMut>>, cost: usize) {
+        while self.mapped() + cost > self.limit() {
+            let Some(map) = lock(spares).pop() else {
+                return;
+            };
+            let freed = cost_of(&map);
+            drop(map);
+            self.spare.fetch_sub(freed, Ordering::Relaxed);
+            self.mapped.fetch_sub(freed, Ordering::Relaxed);
+        }
+    }
+
+    fn give(&self, map: MmapMut, spares: &Mutex<Vec<MmapMut>>, cost: usize) {
+        let keep = (self.limit() / SPARE_DIVISOR).clamp(SPARE_BYTES_MIN, SPARE_BYTES_MAX);
+        if !self.is_over() {
+            let mut spares = lock(spares);
+            if (spares.len() + 1) * cost <= keep {
+                spares.push(map);
+                self.spare.fetch_add(cost, Ordering::Relaxed);
+                return;
+            }
+        }
+        drop(map);
+        self.mapped.fetch_sub(cost, Ordering::Relaxed);
+    }
+}
+
+/// What a piece costs, from its size.
+fn cost_of(map: &MmapMut) -> usize {
+    if map.len() == CHUNK_BYTES {
+        CHUNK_COST
+    } else {
+        EXTENT_COST
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_more_is_handed_out_than_the_limit_allows() {
+        let memory = Memory::new(3 * EXTENT_COST + CHUNK_COST);
+        let extents: Vec<_> = std::iter::from_fn(|| memory.extent()).collect();
+        assert_eq!(extents.len(), 3);
+        let chunk = memory.chunk();
+        assert!(chunk.is_some() && memory.chunk().is_none());
+        assert_eq!(memory.mapped(), memory.limit());
+    }
+
+    #[test]
+    fn what_is_free_in_one_size_can_be_had_in_the_other() {
+        let memory = Memory::new(EXTENT_COST);
+        let chunks: Vec<_> = std::iter::from_fn(|| memory.chunk()).collect();
+        assert_eq!(chunks.len(), EXTENT_COST / CHUNK_COST);
+        assert!(!memory.has_extent() && memory.extent().is_none());
+        drop(chunks);
+        let extent = memory.extent().unwrap();
+        assert_eq!(memory.mapped(), EXTENT_COST);
+        memory.give_extent(extent);
+        assert!(memory.chunk().is_some());
+    }
+
+    #[test]
+    fn a_chunk_is_free_when_nobody_shares_it_any_more() {
+        let memory = Memory::new(CHUNK_COST);
+        let mut chunk = memory.chunk().unwrap();
+        chunk.bytes_mut()[0] = 7;
+        let shared = chunk.freeze();
+        let other = shared.clone();
+        drop(shared);
+        assert_eq!(other[0], 7);
+        assert!(memory.chunk().is_none());
+        drop(other);
+        assert!(memory.chunk().is_some());
+    }
+
+    #[test]
+    fn what_is_taken_in_advance_has_to_come_back_first() {
+        let memory = Memory::new(EXTENT_COST);
+        let first = memory.extent().unwrap();
+        let second = memory.extent_in_advance().unwrap();
+        assert!(memory.is_over());
+        memory.give_extent(first);
+        assert!(!memory.is_over() && memory.extent().is_none());
+        memory.give_extent(second);
+        assert!(memory.extent().is_some());
+    }
+
+    #[test]
+    fn spare_memory_goes_back_when_asked() {
+        let memory = Memory::new(8 << 20);
+        let extent = memory.extent().unwrap();
+        memory.give_extent(extent);
+        assert_eq!(memory.mapped(), EXTENT_COST);
+        memory.release();
+        assert_eq!(memory.mapped(), 0);
+    }
+}

@@ -1,0 +1,584 @@
+//! A part of the store that one thread at a time works on.
+//!
+//! Pure: time and bytes go in, values come out. It never waits and takes no lock;
+//! what it needs of memory it is given or it says that it is [`Full`].
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::compact::Compaction;
+use super::counters::Counters;
+use super::expiry::Sweep;
+use super::hash::Tag;
+use super::index::{Index, Position};
+use super::item::{self, Item, NewItem, State};
+use super::log::{Location, Queue, Segments};
+use super::memory::{CHUNK_BYTES, CHUNK_COST, EXTENT_COST, Extent, Memory};
+use super::table::Table;
+
+/// There is no memory for what was to be done. Nothing of it has been done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Full;
+
+/// How a shard behaves.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// Whether items are evicted to make room for others.
+    pub evicts: bool,
+    /// Whether items get cas ids.
+    pub cas: bool,
+    /// The seed of the key hash.
+    pub seed: u64,
+    /// Which shard this is, from 0.
+    pub number: u64,
+    /// How many shards there are.
+    pub shards: u64,
+}
+
+/// An item as it was found; good until the shard is changed.
+#[derive(Clone, Copy, Debug)]
+pub struct At {
+    pub(super) position: Position,
+    pub(super) location: Location,
+}
+
+/// The segments of one queue, and how far its eviction has come.
+#[derive(Debug, Default)]
+pub(super) struct Order {
+    /// From the oldest to the one that is being written.
+    pub(super) segments: VecDeque<u16>,
+    /// Bytes of the oldest segment that have been cleared.
+    pub(super) cleared: usize,
+    /// Bytes of the oldest segment that were spared.
+    pub(super) spared: usize,
+    /// Chunks that belong to items of this queue.
+    pub(super) chunks: usize,
+}
+
+impl Order {
+    /// Memory it takes up.
+    pub(super) fn cost(&self) -> usize {
+        self.segments.len() * EXTENT_COST + self.chunks * CHUNK_COST
+    }
+}
+
+/// The value of an item that is to be stored.
+#[derive(Clone, Copy, Debug)]
+pub struct Value<'a> {
+    /// Full chunks.
+    pub chunks: &'a [Bytes],
+    /// What follows them, in two pieces, together shorter than a chunk.
+    pub tail: [&'a [u8]; 2],
+}
+
+impl<'a> Value<'a> {
+    /// A value without chunks.
+    pub fn small(value: &'a [u8]) -> Self {
+        Self {
+            chunks: &[],
+            tail: [value, b""],
+        }
+    }
+}
+
+/// What is to be stored.
+#[derive(Clone, Copy, Debug)]
+pub struct Put<'a> {
+    /// The key.
+    pub key: &'a [u8],
+    /// The client's flags.
+    pub flags: u32,
+    /// When it expires, in seconds; 0 if never.
+    pub exptime: u32,
+    /// Its cas id; `None` for the next one.
+    pub cas: Option<u64>,
+    /// What clients see of it.
+    pub state: State,
+    /// The value.
+    pub value: Value<'a>,
+}
+
+/// An item with all of its value.
+#[derive(Clone, Copy, Debug)]
+pub struct Found<'a> {
+    /// Its part in the log.
+    pub item: Item<'a>,
+    /// The chunks of its value.
+    pub chunks: &'a [Bytes],
+}
+
+impl Found<'_> {
+    /// Bytes of its value.
+    #[inline]
+    pub fn value_len(&self) -> usize {
+        self.chunks.len() * CHUNK_BYTES + self.item.tail().len()
+    }
+
+    /// Bytes that it costs, all of it, but for its slot in the index.
+    pub fn cost(&self) -> usize {
+        self.item.size() + self.chunks.len() * CHUNK_COST
+    }
+}
+
+/// A part of the store.
+#[derive(Debug)]
+pub struct Shard {
+    pub(super) memory: Arc<Memory>,
+    pub(super) settings: Settings,
+    pub(super) index: Index,
+    pub(super) segments: Segments,
+    pub(super) young: Order,
+    pub(super) main: Order,
+    pub(super) large: Table<Box<[Bytes]>>,
+    /// An extent put by for the next segment.
+    pub(super) spare: Option<Extent>,
+    pub(super) compaction: Option<Compaction>,
+    /// Segments of young items that have been evicted: the clock of ghosts.
+    pub(super) generation: u32,
+    /// Where the janitor goes on.
+    pub(super) sweep: Sweep,
+    /// When everything is to be dropped, in seconds.
+    flush_at: Option<u32>,
+    /// Cas ids given out.
+    cas_ids: u64,
+    /// Items there are.
+    items: u64,
+    /// Bytes of them, without the index.
+    bytes: u64,
+    /// What has been seen.
+    pub counters: Counters,
+}
+
+impl Shard {
+    /// A shard without items.
+    pub fn new(memory: Arc<Memory>, settings: Settings) -> Self {
+        Self {
+            index: Index::new(Arc::clone(&memory)),
+            segments: Segments::new(Arc::clone(&memory)),
+            memory,
+            settings,
+            young: Order::default(),
+            main: Order::default(),
+            large: Table::default(),
+            spare: None,
+            compaction: None,
+            generation: 0,
+            sweep: Sweep::default(),
+            flush_at: None,
+            cas_ids: 0,
+            items: 0,
+            bytes: 0,
+            counters: Counters::default(),
+        }
+    }
+
+    /// Items there are.
+    pub fn items(&self) -> u64 {
+        self.items
+    }
+
+    /// Bytes of its items, without the index.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Bytes of its index.
+    pub fn index_bytes(&self) -> usize {
+        self.index.bytes()
+    }
+
+    /// Memory that the shard holds.
+    pub fn cost(&self) -> usize {
+        self.young.cost() + self.main.cost() + self.index.bytes()
+    }
+
+    /// Items in the queue of the young and in the main one.
+    pub fn queue_items(&self) -> [u64; 2] {
+        [&self.young, &self.main].map(|order| {
+            let items = order.segments.iter();
+            items
+                .map(|&number| u64::from(self.segments.about(number).items))
+                .sum()
+        })
+    }
+
+    /// When the oldest segments of the two queues were begun.
+    pub fn oldest(&self) -> [Option<u32>; 2] {
+        [&self.young, &self.main].map(|order| {
+            let oldest = order.segments.front();
+            oldest.map(|&number| self.segments.about(number).born)
+        })
+    }
+
+    /// The next cas id. Those of a key grow, and no two items of the store have
+    /// the same, without the shards sharing a counter.
+    pub fn next_cas(&mut self) -> u64 {
+        if !self.settings.cas {
+            return 0;
+        }
+        let id = self.cas_ids.wrapping_mul(self.settings.shards) + self.settings.number + 1;
+        self.cas_ids = self.cas_ids.wrapping_add(1);
+        id
+    }
+
+    /// Finds the item of a key. One that has expired is not found, and is gone.
+    #[inline]
+    pub fn find(&mut self, tag: Tag, key: &[u8], now: u32) -> Option<At> {
+        self.flush_if_due(now);
+        let segments = &self.segments;
+        let (position, location) = self
+            .index
+            .find(tag, |location| segments.item(location).key() == key)?;
+        let at = At { position, location };
+        if self.segments.item(location).is_expired(now) {
+            self.counters.get_expired += 1;
+            self.expire(at);
+            return None;
+        }
+        Some(at)
+    }
+
+    /// The item that was found.
+    #[inline]
+    pub fn get(&self, at: At) -> Found<'_> {
+        let item = self.segments.item(at.location);
+        Found {
+            item,
+            chunks: self.chunks(&item),
+        }
+    }
+
+    #[inline]
+    pub(super) fn chunks(&self, item: &Item<'_>) -> &[Bytes] {
+        match item.large() {
+            None => &[],
+            Some(number) => self.large.get(number).map_or(&[], |chunks| chunks),
+        }
+    }
+
+    /// Notes that an item has been read.
+    #[inline]
+    pub fn bump(&mut self, at: At, now: u32) {
+        let item = self.segments.item(at.location);
+        let (word, accessed) = (item.word(), item.accessed());
+        let fetched = word.fetched();
+        if fetched != word || accessed != now {
+            let bytes = self.segments.bytes_mut(at.location);
+            item::set_word(bytes, fetched);
+            item::set_accessed(bytes, now);
+        }
+    }
+
+    /// Notes that an item has been used, though not read.
+    pub fn use_once(&mut self, at: At, now: u32) {
+        let word = self.segments.item(at.location).word();
+        let bytes = self.segments.bytes_mut(at.location);
+        item::set_word(bytes, word.used());
+        item::set_accessed(bytes, now);
+    }
+
+    /// Changes what clients see of an item.
+    pub fn set_state(&mut self, at: At, state: State) {
+        let word = self.segments.item(at.location).word();
+        item::set_word(self.segments.bytes_mut(at.location), word.with_state(state));
+    }
+
+    /// Changes the cas id of an item.
+    pub fn set_cas(&mut self, at: At, cas: u64) {
+        item::set_cas(self.segments.bytes_mut(at.location), cas);
+    }
+
+    /// Gives an item another time to expire.
+    ///
+    /// # Errors
+    ///
+    /// [`Full`] if the item has no room for one and there is no memory to write
+    /// it anew.
+    pub fn set_exptime(&mut self, at: At, exptime: u32) -> Result<At, Full> {
+        let same = self.segments.item(at.location).exptime() == exptime;
+        if same || self.segments.set_exptime(at.location, exptime) {
+            return Ok(at);
+        }
+        let item = self.segments.item(at.location);
+        let queue = self.segments.about(at.location.segment()).queue;
+        let (size, accessed) = (item.size() + item::UNIT, item.accessed());
+        let number = self.room_for(queue, size, accessed)?;
+        let item = self.segments.item(at.location);
+        let (key, tail) = (item.key().to_vec(), item.tail().to_vec());
+        let new = NewItem {
+            key: &key,
+            flags: item.flags(),
+            exptime,
+            accessed: item.accessed(),
+            cas: item.cas(),
+            state: item.word().state(),
+            uses: item.word().uses(),
+            large: item.large(),
+            tail: [&tail, b""],
+        };
+        let (old_size, new_size) = (item.size(), new.size());
+        let location = self.segments.append(number, &new);
+        self.index.relocate(at.position, location);
+        self.leave(at.location);
+        self.bytes = self
+            .bytes
+            .wrapping_add_signed(difference(new_size, old_size));
+        Ok(At { location, ..at })
+    }
+
+    /// Stores an item, in the place of `old` if the key has one.
+    ///
+    /// # Errors
+    ///
+    /// [`Full`] if there is no memory for it.
+    pub fn put(&mut self, tag: Tag, old: Option<At>, put: &Put<'_>, now: u32) -> Result<At, Full> {
+        let uses = old.map_or(0, |at| self.segments.item(at.location).word().used().uses());
+        let mut new = NewItem {
+            key: put.key,
+            flags: put.flags,
+            exptime: put.exptime,
+            accessed: now,
+            cas: 0,
+            state: put.state,
+            uses,
+            large: (!put.value.chunks.is_empty()).then_some(0),
+            tail: put.value.tail,
+        };
+        let size = new.size();
+        let place = self.place_for(tag, old, size, now)?;
+        new.cas = put.cas.unwrap_or_else(|| self.next_cas());
+        let old_chunks = old.and_then(|at| self.segments.item(at.location).large());
+        if let Some(number) = old_chunks {
+            self.drop_chunks(number, old.map(|at| at.location));
+        }
+        if new.large.is_some() {
+            new.large = Some(self.large.insert(put.value.chunks.into()));
+        }
+        let location = match place {
+            Place::Same(at) => {
+                let old_size = self.segments.item(at.location).size();
+                self.segments.overwrite(at.location, &new);
+                self.bytes = self.bytes.wrapping_add_signed(difference(size, old_size));
+                at
+            }
+            Place::Moved(at, number) => {
+                let old_size = self.segments.item(at.location).size();
+                let location = self.segments.append(number, &new);
+                self.index.relocate(at.position, location);
+                self.leave(at.location);
+                self.bytes = self.bytes.wrapping_add_signed(difference(size, old_size));
+                At { location, ..at }
+            }
+            Place::New(position, number) => {
+                let location = self.segments.append(number, &new);
+                self.index.insert(position, tag, location);
+                self.items += 1;
+                self.bytes += to_u64(size);
+                At { position, location }
+            }
+        };
+        self.counters.total_items += 1;
+        self.add_chunks(location.location, put.value.chunks.len());
+        Ok(location)
+    }
+
+    /// Where an item of `size` bytes can be written.
+    fn place_for(
+        &mut self,
+        tag: Tag,
+        old: Option<At>,
+        size: usize,
+        now: u32,
+    ) -> Result<Place, Full> {
+        match old {
+            Some(at) if size <= self.segments.item(at.location).size() => Ok(Place::Same(at)),
+            Some(at) => {
+                let queue = self.segments.about(at.location.segment()).queue;
+                Ok(Place::Moved(at, self.room_for(queue, size, now)?))
+            }
+            None => {
+                let queue = self.queue_for(tag);
+                let number = self.room_for(queue, size, now)?;
+                let position = self.index.reserve(tag).map_err(|_| Full)?;
+                Ok(Place::New(position, number))
+            }
+        }
+    }
+
+    /// The segment of a queue that is being written, with room for `size` bytes.
+    pub(super) fn room_for(&mut self, queue: Queue, size: usize, now: u32) -> Result<u16, Full> {
+        if let Some(&number) = self.order(queue).segments.back()
+            && self.segments.has_room(number, size)
+        {
+            return Ok(number);
+        }
+        if !self.segments.has_number() {
+            return Err(Full);
+        }
+        let spare = self.spare.take().or_else(|| self.memory.extent());
+        let extent = spare.ok_or(Full)?;
+        Ok(self.begin_segment(extent, queue, now))
+    }
+
+    pub(super) fn begin_segment(&mut self, extent: Extent, queue: Queue, now: u32) -> u16 {
+        let number = self.segments.add(extent, queue, now);
+        let segments = &mut self.order_mut(queue).segments;
+        let before = segments.back().copied();
+        segments.push_back(number);
+        // It was kept, though empty, because it was the one being written.
+        if let Some(before) = before
+            && self.segments.about(before).items == 0
+        {
+            self.drop_if_done(before);
+        }
+        number
+    }
+
+    #[inline]
+    pub(super) fn order(&self, queue: Queue) -> &Order {
+        match queue {
+            Queue::Young => &self.young,
+            Queue::Main => &self.main,
+        }
+    }
+
+    #[inline]
+    pub(super) fn order_mut(&mut self, queue: Queue) -> &mut Order {
+        match queue {
+            Queue::Young => &mut self.young,
+            Queue::Main => &mut self.main,
+        }
+    }
+
+    /// Removes the item that was found.
+    pub fn remove(&mut self, at: At) {
+        self.take_out(at, None);
+    }
+
+    /// Removes an item that has expired.
+    pub(super) fn expire(&mut self, at: At) {
+        let fetched = self.segments.item(at.location).word().state().fetched;
+        self.counters.reclaimed += 1;
+        self.counters.expired_unfetched += u64::from(!fetched);
+        self.take_out(at, None);
+    }
+
+    /// Removes an item, and leaves a ghost if wanted.
+    pub(super) fn take_out(&mut self, at: At, ghost: Option<Location>) {
+        let item = self.segments.item(at.location);
+        let (size, large) = (item.size(), item.large());
+        if let Some(number) = large {
+            self.drop_chunks(number, Some(at.location));
+        }
+        self.items -= 1;
+        self.bytes -= to_u64(size);
+        self.index.remove(at.position, ghost);
+        self.leave(at.location);
+    }
+
+    /// Lets go of the chunks of the item at `owner`.
+    fn drop_chunks(&mut self, number: u32, owner: Option<Location>) {
+        let Some(chunks) = self.large.remove(number) else {
+            return;
+        };
+        self.bytes -= to_u64(chunks.len() * CHUNK_COST);
+        if let Some(owner) = owner {
+            let queue = self.segments.about(owner.segment()).queue;
+            self.order_mut(queue).chunks -= chunks.len();
+        }
+    }
+
+    /// Counts the chunks of the item at `owner`.
+    fn add_chunks(&mut self, owner: Location, chunks: usize) {
+        self.bytes += to_u64(chunks * CHUNK_COST);
+        let queue = self.segments.about(owner.segment()).queue;
+        self.order_mut(queue).chunks += chunks;
+    }
+
+    /// Makes garbage of what lies at a location. A segment with nothing else is
+    /// given back, unless it is being written.
+    pub(super) fn leave(&mut self, location: Location) {
+        let empty = self.segments.mark_gone(location);
+        if empty && let Ok(number) = u16::try_from(location.segment()) {
+            self.drop_if_done(number);
+        }
+    }
+
+    /// Gives back a segment without items that is not being written.
+    pub(super) fn drop_if_done(&mut self, number: u16) {
+        let is_target = self
+            .compaction
+            .as_ref()
+            .is_some_and(|work| work.target == number);
+        let order = self.order_mut(self.segments.about(number).queue);
+        if is_target || order.segments.back() == Some(&number) {
+            return;
+        }
+        if order.segments.front() == Some(&number) {
+            order.segments.pop_front();
+            (order.cleared, order.spared) = (0, 0);
+        } else {
+            order.segments.retain(|&other| other != number);
+        }
+        self.segments.release(number);
+    }
+
+    /// Drops everything at that second, and not at the one named before unless
+    /// that has come.
+    pub fn flush_at(&mut self, at: u32, now: u32) {
+        self.flush_if_due(now);
+        self.flush_at = Some(at);
+    }
+
+    /// Drops everything if its time has come.
+    #[inline]
+    pub(super) fn flush_if_due(&mut self, now: u32) {
+        if self.flush_at.is_some_and(|at| at <= now) {
+            self.flush();
+        }
+    }
+
+    /// Drops everything. Takes a step for each segment, none for each item.
+    pub fn flush(&mut self) {
+        self.flush_at = None;
+        self.index.clear();
+        for order in [&mut self.young, &mut self.main] {
+            for number in std::mem::take(order).segments {
+                self.segments.release(number);
+            }
+        }
+        self.large = Table::default();
+        self.compaction = None;
+        (self.items, self.bytes) = (0, 0);
+    }
+}
+
+/// Where an item is going to be written.
+enum Place {
+    /// Over the one that it replaces.
+    Same(At),
+    /// To this segment, while the one that it replaces becomes garbage.
+    Moved(At, u16),
+    /// To this segment, with a new slot.
+    New(Position, u16),
+}
+
+/// `new` less `old`.
+fn difference(new: usize, old: usize) -> i64 {
+    i64::from(item::low(new)) - i64::from(item::low(old))
+}
+
+pub(super) fn to_u64(count: usize) -> u64 {
+    u64::try_from(count).unwrap_or(u64::MAX)
+}
+
+impl Drop for Shard {
+    fn drop(&mut self) {
+        self.flush();
+        if let Some(extent) = self.spare.take() {
+            self.memory.give_extent(extent);
+        }
+    }
+}
