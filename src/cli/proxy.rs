@@ -6,11 +6,14 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use ketch::admin::{self, State, state::Source};
+use ketch::backend::{self, Janitor, Store};
 use ketch::clock;
 use ketch::config::{Config, Settings};
 use ketch::net::listener::{self, Address, Gate, Listener};
 use ketch::net::worker::Workers;
 use ketch::pool::probe;
+use ketch::protocol::Request;
+use ketch::protocol::reply::Outcome;
 use ketch::protocol::serve::Serve;
 use ketch::proxy::{Layout, Route, Shared, Worker};
 use tokio::net::TcpListener;
@@ -47,7 +50,7 @@ pub(crate) fn run(config: Config) -> anyhow::Result<()> {
         read_at: clock::unix_seconds(),
         listeners: Vec::new(),
     };
-    let layout = config.build(None, &make_cache)?;
+    let layout = config.build(None, &cache_maker(&settings))?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -60,10 +63,43 @@ pub(crate) fn run(config: Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Makes a cache in this process.
-fn make_cache(_: usize) -> Result<Arc<dyn Serve>, Box<dyn std::error::Error + Send + Sync>> {
-    Err("embedded servers are not built in yet".into())
+/// A cache in this process, with what keeps it tidy.
+struct Embedded {
+    store: Arc<Store>,
+    _janitor: Janitor,
 }
+
+impl Serve for Embedded {
+    fn serve(&self, request: &Request<'_>, out: &mut Vec<u8>) -> Outcome {
+        self.store.serve(request, out)
+    }
+}
+
+/// Makes caches in this process that hold items as large as clients may send.
+fn cache_maker(settings: &Settings) -> impl Fn(usize) -> MadeCache + use<> {
+    let item_bytes_max = settings
+        .listen
+        .iter()
+        .map(|listen| listen.limits(&settings.clients).value_bytes_max)
+        .max()
+        .unwrap_or(settings.clients.limits.value_bytes_max);
+    let threads = workers(settings);
+    move |memory_bytes| {
+        let store = Arc::new(Store::new(backend::Settings {
+            memory_bytes,
+            item_bytes_max,
+            threads,
+            ..backend::Settings::default()
+        }));
+        let janitor = Janitor::start(Arc::clone(&store))?;
+        Ok(Arc::new(Embedded {
+            store,
+            _janitor: janitor,
+        }))
+    }
+}
+
+type MadeCache = Result<Arc<dyn Serve>, Box<dyn std::error::Error + Send + Sync>>;
 
 /// Serves clients and operators until the process is told to end. Returns the
 /// workers, with whatever they still have to do.

@@ -8,7 +8,8 @@ use super::session::{Reading, Session, token};
 use super::settings::MissOnError;
 use super::slots::{Asked, Quiet, Slot};
 use super::stats::Command;
-use super::worker::{Link, PoolView};
+use super::worker::{Embedded, Link, PoolView};
+use crate::net::buffers;
 use crate::pool::{Ask, Asker, Connection, Failure};
 use crate::protocol::meta::{self, ItemKey};
 use crate::protocol::reply::{self, Block, Shape};
@@ -139,10 +140,10 @@ impl Session {
                 }
             }
             Some(Link::Embedded(cache)) => {
-                let mut reply = crate::net::buffers::take();
+                let mut reply = buffers::take();
                 cache.serve(request, &mut reply);
                 self.answer(&reply);
-                crate::net::buffers::give(reply);
+                buffers::give(reply);
             }
             None => self.answer(b"SERVER_ERROR no server for this key\r\n"),
         }
@@ -197,34 +198,15 @@ impl Session {
                 }
             };
             merge.add_key(start, key.len(), fragment);
-            if !merge.is_pending(fragment) {
-                continue;
-            }
-            match link {
-                Link::Remote(connections) => {
-                    if let Some(connection) = self.pick(connections) {
-                        // The blank before the key is there already, but for the
-                        // first one.
-                        let before = start.checked_sub(1);
-                        match before.and_then(|at| retrieve.keys.all.get(at..start + key.len())) {
-                            Some(word) => connection.outbox().push(word),
-                            None => connection.outbox().push_all(&[b" ", key]),
-                        }
-                    }
-                }
-                Link::Embedded(cache) => {
-                    let mut reply = crate::net::buffers::take();
-                    cache.serve(&Request::Retrieve(one_key(retrieve, key)), &mut reply);
-                    if let Some(bytes) = reply.strip_suffix(END)
-                        && !bytes.is_empty()
-                    {
-                        let block = Block {
-                            len: bytes.len(),
-                            key_len: key.len(),
-                        };
-                        merge.blocks(fragment, bytes, &[block], None);
-                    }
-                    crate::net::buffers::give(reply);
+            if let Link::Remote(connections) = link
+                && merge.is_pending(fragment)
+                && let Some(connection) = self.pick(connections)
+            {
+                // The blank before the key is there already, but for the first.
+                let before = start.checked_sub(1);
+                match before.and_then(|at| retrieve.keys.all.get(at..start + key.len())) {
+                    Some(word) => connection.outbox().push(word),
+                    None => connection.outbox().push_all(&[b" ", key]),
                 }
             }
         }
@@ -247,7 +229,7 @@ impl Session {
                         connection.expect(Shape::Values, keys, asker, token, reading.now);
                     }
                 }
-                Link::Embedded(..) => merge.answered(fragment),
+                Link::Embedded(cache) => serve_fragment(&mut merge, fragment, cache, retrieve),
             }
         }
         let complete = merge.is_complete();
@@ -327,6 +309,29 @@ impl Session {
             None => {}
         }
     }
+}
+
+/// Asks a cache in this process for its keys of a multi-key retrieval.
+fn serve_fragment(merge: &mut Merge, fragment: u16, cache: &Embedded, retrieve: &Retrieve<'_>) {
+    let mut reply = buffers::take();
+    while let Some(range) = merge.next_key(fragment) {
+        let key = retrieve.keys.all.get(range).unwrap_or_default();
+        reply.clear();
+        cache.serve(&Request::Retrieve(one_key(retrieve, key)), &mut reply);
+        match reply.strip_suffix(END) {
+            Some(b"") => merge.pass_over(fragment),
+            Some(bytes) => {
+                let block = Block {
+                    len: bytes.len(),
+                    key_len: key.len(),
+                };
+                merge.blocks(fragment, bytes, &[block], None);
+            }
+            None => return merge.refused(fragment, &reply),
+        }
+    }
+    merge.answered(fragment);
+    buffers::give(reply);
 }
 
 /// A retrieval of one of the keys of another.

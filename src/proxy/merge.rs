@@ -4,6 +4,7 @@
 //! also proves each item to be one that was asked for.
 
 use std::cell::RefCell;
+use std::ops::Range;
 
 use bytes::Bytes;
 
@@ -233,6 +234,23 @@ impl Merge {
             start += block.len;
         }
         true
+    }
+
+    /// Where the next key of a fragment that may still come lies among all keys.
+    pub fn next_key(&self, fragment: u16) -> Option<Range<usize>> {
+        let part = self.fragments.get(usize::from(fragment))?;
+        let wanted = self.wanted.get(to_usize(part.next))?;
+        let start = to_usize(wanted.start);
+        Some(start..start + usize::from(wanted.len))
+    }
+
+    /// The next key of a fragment has not been found.
+    pub fn pass_over(&mut self, fragment: u16) {
+        if let Some(part) = self.fragments.get_mut(usize::from(fragment))
+            && let Some(wanted) = self.wanted.get(to_usize(part.next))
+        {
+            part.next = wanted.next;
+        }
     }
 
     /// A fragment has been answered to its end.

@@ -32,7 +32,11 @@ fn verdicts(address: SocketAddr, dialect: &str) -> Option<Vec<(String, String)>>
     let mut verdicts = Vec::new();
     for name in text.split("ascii ").skip(1) {
         let passed = name.contains("[pass]");
-        let name = name.replace("[pass]", "");
+        let name = name
+            .lines()
+            .next()
+            .unwrap_or_default()
+            .replace("[pass]", "");
         let verdict = if passed { "pass" } else { "fail" };
         verdicts.push((name.trim().to_owned(), verdict.to_owned()));
     }
