@@ -332,7 +332,7 @@ fn a_meta_debug_tells_all() {
         "ME k exp=56 la=4 cas=5 fetch=no cls=1 size=24\r\n"
     );
     assert_eq!(
-        say(&store, "me !! b\r\n"),
+        say(&store, "me !! b b\r\n"),
         "CLIENT_ERROR bad command line format\r\n"
     );
 }
