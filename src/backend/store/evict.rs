@@ -100,7 +100,7 @@ impl Shard {
         };
         let is_written = order.segments.len() == 1;
         let Some((location, item)) = self.segments.walk(number, order.cleared).next() else {
-            return self.clear_end(queue, number, is_written);
+            return self.clear_end(queue, number, is_written, now);
         };
         let (word, size) = (item.word(), item.size());
         let is_expired = item.is_expired(now);
@@ -124,13 +124,13 @@ impl Shard {
     }
 
     /// All of a segment has been cleared. Returns whether that has freed anything.
-    fn clear_end(&mut self, queue: Queue, number: u16, is_written: bool) -> bool {
-        let segment = self.segments.about_mut(number);
+    fn clear_end(&mut self, queue: Queue, number: u16, is_written: bool, now: u32) -> bool {
+        let segment = self.segments.about(number);
         debug_assert_eq!(segment.items, 0);
         let freed = segment.used > 0;
         if is_written {
             // The only one: it is written again from its start.
-            segment.used = 0;
+            self.segments.rewind(number, now);
             let order = self.order_mut(queue);
             (order.cleared, order.spared) = (0, 0);
         } else {

@@ -172,6 +172,21 @@ impl Segments {
         number
     }
 
+    /// Lets a segment without items be written from its start. It is another one
+    /// from then on: who was walking it must not go on in the middle of an item.
+    pub(super) fn rewind(&mut self, number: u16, now: u32) {
+        self.sequence = self.sequence.wrapping_add(1);
+        let sequence = self.sequence;
+        let segment = self.about_mut(number);
+        debug_assert_eq!(segment.items, 0);
+        *segment = Segment {
+            born: now,
+            sequence,
+            queue: segment.queue,
+            ..Segment::default()
+        };
+    }
+
     /// Gives a segment's memory back.
     pub(super) fn release(&mut self, number: u16) {
         if let Some(extent) = self.extents[usize::from(number)].take() {

@@ -456,3 +456,34 @@ proptest! {
         tested.end(&memory);
     }
 }
+
+#[test]
+fn a_segment_written_anew_is_not_walked_on_from_where_it_was() {
+    let memory = Memory::new(MEMORY_BYTES_MIN);
+    let mut shard = shard(&memory, true);
+    let fill = |shard: &mut Shard, len: usize| {
+        for number in 0..100 {
+            let key = format!("key-{number}").into_bytes();
+            let tag = Hash::new(&key, SEED).tag();
+            let value = vec![0; len];
+            let put = Put {
+                key: &key,
+                flags: 0,
+                exptime: 1001 + number % 2 * 9,
+                cas: None,
+                state: State::default(),
+                value: Value::small(&value),
+            };
+            shard.put(tag, None, &put, 1000).unwrap();
+        }
+    };
+    fill(&mut shard, 40);
+    // The janitor stops in the middle of the only segment; then all of it is evicted.
+    assert!(shard.sweep(50, 1001));
+    shard.make_room(200, 1001);
+    assert_eq!(shard.items(), 0);
+    fill(&mut shard, 57);
+    while shard.sweep(1000, 1010) {}
+    assert_eq!((shard.items(), shard.bytes()), (0, 0));
+    shard.check();
+}
