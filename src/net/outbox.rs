@@ -1,6 +1,6 @@
 //! Bytes on their way to a peer.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, RefCell, RefMut};
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::rc::Rc;
@@ -50,11 +50,17 @@ impl Piece {
 }
 
 impl Queue {
+    /// Sees to it that the tail has room.
     #[inline]
-    fn push(&mut self, bytes: &[u8]) {
+    fn ready_tail(&mut self) {
         if self.tail.capacity() == 0 {
             self.tail = buffers::take();
         }
+    }
+
+    #[inline]
+    fn push(&mut self, bytes: &[u8]) {
+        self.ready_tail();
         self.tail.extend_from_slice(bytes);
         self.len += bytes.len();
     }
@@ -104,6 +110,61 @@ impl Queue {
         if self.written >= self.tail.len() {
             self.written = 0;
             buffers::give(std::mem::take(&mut self.tail));
+        }
+    }
+}
+
+/// Appends to an outbox, many pieces in a row.
+///
+/// The outbox can be neither read nor written out while it is there.
+#[derive(Debug)]
+pub struct Writer<'a> {
+    queue: RefMut<'a, Queue>,
+    /// How much of the tail is counted in the queue's length.
+    counted: usize,
+}
+
+impl Writer<'_> {
+    /// What is copied, to append to.
+    #[inline]
+    pub fn bytes(&mut self) -> &mut Vec<u8> {
+        &mut self.queue.tail
+    }
+
+    /// Appends `bytes` without copying them.
+    pub fn share(&mut self, bytes: Bytes) {
+        self.count();
+        self.queue.push_shared(bytes);
+        self.queue.ready_tail();
+        self.counted = 0;
+    }
+
+    /// Bytes queued and not yet taken by the socket.
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.queue.len + self.queue.tail.len().saturating_sub(self.counted)
+    }
+
+    /// Whether nothing is queued.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn count(&mut self) {
+        // A writer that takes bytes away would cut what others have queued.
+        debug_assert!(self.queue.tail.len() >= self.counted);
+        self.queue.len += self.queue.tail.len().saturating_sub(self.counted);
+        self.counted = self.queue.tail.len();
+    }
+}
+
+impl Drop for Writer<'_> {
+    fn drop(&mut self) {
+        self.count();
+        // An idle peer holds no buffer.
+        if self.queue.tail.is_empty() {
+            buffers::give(std::mem::take(&mut self.queue.tail));
         }
     }
 }
@@ -208,6 +269,15 @@ impl Outbox {
         queue.len += queue.tail.len().saturating_sub(before);
     }
 
+    /// Begins to append, many pieces in a row.
+    #[inline]
+    pub fn writer(&self) -> Writer<'_> {
+        let mut queue = self.queue.borrow_mut();
+        queue.ready_tail();
+        let counted = queue.tail.len();
+        Writer { queue, counted }
+    }
+
     /// Queues several copies at once.
     #[inline]
     pub fn push_all(&self, pieces: &[&[u8]]) {
@@ -296,8 +366,9 @@ impl Outbox {
         self.wake_owner();
     }
 
-    /// Writes until the queue is empty or the socket full.
-    pub(super) fn flush(self: &Rc<Self>) {
+    /// Writes until the queue is empty or the socket full: at once, instead of at
+    /// the end of the turn. For an owner whose bytes all come from itself.
+    pub fn flush(self: &Rc<Self>) {
         self.marked.set(false);
         if self.state.get() != State::Open {
             return;
@@ -384,6 +455,27 @@ mod tests {
             assert_eq!(&got, b"one two three four");
             assert!(outbox.is_empty());
             assert_eq!(outbox.sent(), 18);
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn a_writer_appends_copies_and_shares() {
+        local(async {
+            let (turn, outbox, mut peer) = pair();
+            tokio::task::spawn_local(turn.run());
+            outbox.push(b"zero ");
+            let mut writer = outbox.writer();
+            writer.bytes().extend_from_slice(b"one ");
+            writer.share(Bytes::from_static(b"two "));
+            writer.bytes().extend_from_slice(b"three");
+            assert_eq!(writer.len(), 18);
+            drop(writer);
+            assert_eq!(outbox.len(), 18);
+            outbox.mark();
+            let mut got = [0; 18];
+            peer.read_exact(&mut got).await.unwrap();
+            assert_eq!(&got, b"zero one two three");
         })
         .await;
     }

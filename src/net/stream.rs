@@ -1,6 +1,6 @@
 //! A connection, over TCP or a Unix socket, as two halves.
 
-use std::io::{self, IoSlice};
+use std::io::{self, IoSlice, IoSliceMut};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -17,6 +17,20 @@ pub enum Stream {
 }
 
 impl Stream {
+    /// Who is at the other end, as far as that has a name.
+    pub fn peer(&self) -> String {
+        match self {
+            Self::Tcp(stream) => stream.peer_addr().map_or_else(
+                |_| "tcp:unknown".to_owned(),
+                |peer| match peer {
+                    std::net::SocketAddr::V4(peer) => format!("tcp:{peer}"),
+                    std::net::SocketAddr::V6(peer) => format!("tcp6:{peer}"),
+                },
+            ),
+            Self::Unix(_) => "unix".to_owned(),
+        }
+    }
+
     /// The two halves. Dropping the writing one ends the connection's sending
     /// side.
     pub fn into_split(self) -> (ReadHalf, WriteHalf) {
@@ -40,6 +54,35 @@ pub enum ReadHalf {
     Tcp(tcp::OwnedReadHalf),
     /// Of a Unix connection.
     Unix(unix::OwnedReadHalf),
+}
+
+impl ReadHalf {
+    /// Reads what has come into several pieces of memory, one after the other. 0
+    /// at the end of the stream.
+    ///
+    /// # Errors
+    ///
+    /// Those of the socket.
+    pub fn poll_read_vectored(
+        &self,
+        cx: &mut Context<'_>,
+        pieces: &mut [IoSliceMut<'_>],
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            let read = match self {
+                Self::Tcp(half) => half.try_read_vectored(pieces),
+                Self::Unix(half) => half.try_read_vectored(pieces),
+            };
+            match read {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                read => return Poll::Ready(read),
+            }
+            std::task::ready!(match self {
+                Self::Tcp(half) => half.as_ref().poll_read_ready(cx),
+                Self::Unix(half) => half.as_ref().poll_read_ready(cx),
+            })?;
+        }
+    }
 }
 
 impl AsyncRead for ReadHalf {

@@ -44,6 +44,10 @@ pub struct Limits {
     /// Largest value that is stored, in bytes; a larger one is read, dropped and
     /// answered with `SERVER_ERROR object too large for cache`.
     pub value_bytes_max: usize,
+    /// Values at least this long, in bytes, are announced as soon as their command
+    /// line is there ([`Cut::Announced`](super::Cut::Announced)) instead of waited
+    /// for; `usize::MAX` for none.
+    pub announce_bytes_min: usize,
     /// Longest line of a retrieval command (`get k1 k2 ...`), in bytes; beyond it
     /// the connection is closed.
     pub line_bytes_max: usize,
@@ -53,6 +57,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             value_bytes_max: VALUE_BYTES_MAX,
+            announce_bytes_min: usize::MAX,
             line_bytes_max: RETRIEVAL_LINE_BYTES_MAX,
         }
     }

@@ -16,6 +16,17 @@ pub enum Cut<'a> {
         /// How many bytes it takes up.
         len: usize,
     },
+    /// The command line of a storage command whose value is long and not all there
+    /// ([`Limits::announce_bytes_min`](super::Limits::announce_bytes_min)): who
+    /// takes it reads the value into memory of its own choice.
+    Announced {
+        /// The request, with an empty value.
+        request: Request<'a>,
+        /// How many bytes its line takes up. The value follows, then a line end.
+        len: usize,
+        /// The length of the value.
+        value_len: usize,
+    },
     /// The bytes stop inside a request.
     More {
         /// The request is at least this many bytes long; always more than there

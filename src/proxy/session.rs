@@ -254,6 +254,10 @@ impl Session {
                     };
                     return consumed(used, need, scanned);
                 }
+                // Not asked for: as if the rest of it were waited for.
+                Cut::Announced { len, value_len, .. } => {
+                    return consumed(used, len + value_len + 2, 0);
+                }
                 Cut::Close => {
                     self.end(End::Rubbish);
                     return consumed(batch.bytes.len(), 0, 0);

@@ -86,6 +86,11 @@ pub(in crate::protocol) fn with_data<'a>(
                 len: whole.len().saturating_add(block.len()),
             }
         }
+        Block::Short(_) if length >= limits.announce_bytes_min => Cut::Announced {
+            request: Request::Meta(meta),
+            len: whole.len(),
+            value_len: length,
+        },
         Block::Short(total) => Cut::More {
             need: whole.len().saturating_add(total),
         },

@@ -350,8 +350,9 @@ fn store<'a>(
         let replaced = (verb == StoreVerb::Set).then_some(Replaced { key, base64: false });
         return refused(Error::TooLarge, replaced);
     }
-    let (value, block) = match block(after, length) {
-        Block::Whole(value, block) => (value, block),
+    let (value, block, announced) = match block(after, length) {
+        Block::Whole(value, block) => (value, block, false),
+        Block::Short(_) if length >= limits.announce_bytes_min => (&b""[..], &b""[..], true),
         Block::Short(total) => {
             return Cut::More {
                 need: whole.len().saturating_add(total),
@@ -371,19 +372,24 @@ fn store<'a>(
         line: line_for_server(line, extra, whole),
         block,
     };
-    request(
-        Request::Store(Store {
-            verb,
-            key,
-            flags,
-            exptime,
-            cas,
-            noreply,
-            value,
-            wire,
-        }),
-        whole.len().saturating_add(block.len()),
-    )
+    let store = Request::Store(Store {
+        verb,
+        key,
+        flags,
+        exptime,
+        cas,
+        noreply,
+        value,
+        wire,
+    });
+    if announced {
+        return Cut::Announced {
+            request: store,
+            len: whole.len(),
+            value_len: length,
+        };
+    }
+    request(store, whole.len().saturating_add(block.len()))
 }
 
 /// The line as a server gets it: the words it needs and no others. What else
@@ -655,6 +661,25 @@ mod tests {
     }
 
     #[test]
+    fn a_long_value_is_announced_with_its_line() {
+        let limits = Limits {
+            announce_bytes_min: 4,
+            ..Limits::default()
+        };
+        for line in [&b"set k 1 2 4\r\n"[..], b"ms k 4 F1 T2\r\n"] {
+            let start = [line, b"abcd\r"].concat();
+            let Cut::Announced { len, value_len, .. } = cut(&start, 0, &limits) else {
+                panic!();
+            };
+            assert_eq!((len, value_len), (line.len(), 4));
+            let whole = [line, b"abcd\r\n"].concat();
+            assert!(matches!(cut(&whole, 0, &limits), Cut::Request { .. }));
+        }
+        let short = cut(b"set k 1 2 3\r\n", 0, &limits);
+        assert!(matches!(short, Cut::More { .. }));
+    }
+
+    #[test]
     fn a_retrieval_may_be_long_within_its_own_bound() {
         let limits = Limits {
             line_bytes_max: 5000,
@@ -733,6 +758,7 @@ mod tests {
                         }
                         break;
                     }
+                    Cut::Announced { .. } => unreachable!("not asked for"),
                     Cut::Close => {
                         out.push("close".to_owned());
                         return out;
