@@ -14,3 +14,4 @@ pub mod protocol;
 pub mod proxy;
 pub mod router;
 pub mod stats;
+pub mod usage;

@@ -1,7 +1,5 @@
 //! `/metrics`: every number the proxy keeps, summed over its threads.
 
-use std::fs;
-
 use super::page::{Family, Kind, Page, Samples, seconds};
 use super::state::State;
 use crate::clock;
@@ -9,6 +7,7 @@ use crate::pool::{Failure, Server, ServerStats};
 use crate::proxy::Pool;
 use crate::proxy::stats::{Command, End, WorkerStats};
 use crate::stats::{Counter, HistogramSum};
+use crate::usage;
 
 macro_rules! families {
     ($($id:ident $kind:ident $name:literal [$($label:literal),*] $help:literal;)*) => {
@@ -83,42 +82,18 @@ fn process(page: &mut Page, state: &State) {
         .sample(&[], clock::unix_seconds().saturating_sub(age));
     // Where there is no /proc these families stay empty.
     let mut cpu = page.family(&CPU);
-    if let Some(seconds) = cpu_seconds() {
-        cpu.sample(&[], seconds);
+    if let Some((user, system)) = usage::cpu_micros() {
+        cpu.sample(&[], seconds(user + system));
     }
     let mut resident = page.family(&RESIDENT);
-    if let Some(bytes) = resident_bytes() {
+    if let Some(bytes) = usage::resident_bytes() {
         resident.sample(&[], bytes);
     }
     let mut fds = page.family(&FDS);
-    if let Ok(entries) = fs::read_dir("/proc/self/fd") {
-        fds.sample(&[], entries.count());
+    if let Some(count) = usage::open_descriptors() {
+        fds.sample(&[], count);
     }
     page.family(&READY).sample(&[], u8::from(state.is_ready()));
-}
-
-/// Microseconds in a tick of `/proc/self/stat`: Linux reports hundredths of a
-/// second to programs whatever the kernel's own clock.
-const TICK_MICROS: u64 = 10_000;
-
-fn cpu_seconds() -> Option<f64> {
-    let stat = fs::read_to_string("/proc/self/stat").ok()?;
-    // The second field is the program's name in parentheses and may hold blanks;
-    // user and system time are the 12th and 13th after it.
-    let (_, rest) = stat.rsplit_once(')')?;
-    let mut fields = rest.split_whitespace().skip(11);
-    let user: u64 = fields.next()?.parse().ok()?;
-    let system: u64 = fields.next()?.parse().ok()?;
-    Some(seconds((user + system) * TICK_MICROS))
-}
-
-fn resident_bytes() -> Option<u64> {
-    let status = fs::read_to_string("/proc/self/status").ok()?;
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:"))?;
-    let kib: u64 = line.split_whitespace().next()?.parse().ok()?;
-    Some(kib * 1024)
 }
 
 fn clients(page: &mut Page, state: &State) {
@@ -257,6 +232,7 @@ fn servers(page: &mut Page, pools: &[Pool]) {
 mod tests {
     use super::*;
     use std::collections::HashSet;
+    use std::fs;
 
     #[test]
     fn names_are_unique_and_follow_the_conventions() {
@@ -297,11 +273,5 @@ mod tests {
             return;
         }
         assert_eq!(after, table, "docs/operations.md: UPDATE_DOCS=1 cargo test");
-    }
-
-    #[test]
-    fn the_process_knows_its_own_size() {
-        assert!(resident_bytes().is_some_and(|bytes| bytes > 1 << 20));
-        assert!(cpu_seconds().is_some());
     }
 }
