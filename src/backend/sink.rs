@@ -2,6 +2,8 @@
 
 use bytes::Bytes;
 
+use crate::net::outbox::Writer;
+
 /// Takes the bytes of replies.
 pub trait Sink {
     /// What has been written and not shared, to append to.
@@ -9,6 +11,17 @@ pub trait Sink {
 
     /// Appends a large part of a value, without copying it if possible.
     fn share(&mut self, part: &Bytes);
+}
+
+impl Sink for Writer<'_> {
+    #[inline]
+    fn bytes(&mut self) -> &mut Vec<u8> {
+        self.bytes()
+    }
+
+    fn share(&mut self, part: &Bytes) {
+        self.share(part.clone());
+    }
 }
 
 impl Sink for Vec<u8> {

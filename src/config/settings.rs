@@ -130,6 +130,7 @@ impl Listen {
         Limits {
             value_bytes_max: self.value_bytes_max.unwrap_or(common.value_bytes_max),
             line_bytes_max: self.line_bytes_max.unwrap_or(common.line_bytes_max),
+            ..common
         }
     }
 }

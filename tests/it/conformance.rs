@@ -51,6 +51,20 @@ fn the_proxy_answers_as_memcached() {
     });
 }
 
+#[test]
+fn the_proxy_answers_from_its_own_caches_as_memcached() {
+    let ketch = Ketch::start(
+        "listen: 127.0.0.1:0\nadmin: off\nclients:\n  flush_all: true\npools:\n  main:\n    servers: [embedded, embedded, embedded]\n",
+    );
+    check(&Target {
+        name: "ketch proxy over embedded caches".into(),
+        kind: Kind::Proxy,
+        version: Version::NEWEST,
+        behind: None,
+        address: ketch.address(),
+    });
+}
+
 /// Plays every exchange on `target`, in every way, and fails with all that
 /// was answered otherwise.
 pub(crate) fn check(target: &Target) {

@@ -11,7 +11,8 @@ use crate::protocol::request::{Admin, AdminVerb, Words, flush_delay};
 /// and release: clients that compare versions look at the first part.
 pub const VERSION: &str = concat!("1.6.45-ketch-", env!("CARGO_PKG_VERSION"));
 
-pub(super) fn execute(store: &Store, admin: &Admin<'_>, now: u32, out: &mut Vec<u8>) -> Outcome {
+/// Carries out a command that is not about a key, as far as the store alone can.
+pub fn execute(store: &Store, admin: &Admin<'_>, now: u32, out: &mut Vec<u8>) -> Outcome {
     let (args, noreply, verb) = match *admin {
         Admin::Noop => return say(out, false, "MN"),
         Admin::Version => return say(out, false, &format!("VERSION {VERSION}")),

@@ -16,7 +16,13 @@ use crate::protocol::reply::Outcome;
 use crate::protocol::request::Words;
 
 /// `mg`, `ms`, `md`, `ma`, `me`.
-pub(super) fn execute(store: &Store, request: &Meta<'_>, now: u32, out: &mut impl Sink) -> Outcome {
+pub(super) fn execute(
+    store: &Store,
+    request: &Meta<'_>,
+    value: Held<'_>,
+    now: u32,
+    out: &mut impl Sink,
+) -> Outcome {
     let key = request.item_key();
     let asked = Asked {
         request,
@@ -25,7 +31,7 @@ pub(super) fn execute(store: &Store, request: &Meta<'_>, now: u32, out: &mut imp
     };
     match request.verb {
         Verb::Get => asked.get(store, out),
-        Verb::Set => asked.set(store, out.bytes()),
+        Verb::Set => asked.set(store, &value, out.bytes()),
         Verb::Delete => asked.delete(store, out.bytes()),
         Verb::Arithmetic => asked.count(store, out.bytes()),
         Verb::Debug => asked.debug(store, out.bytes()),
@@ -196,10 +202,8 @@ impl Asked<'_> {
             flags: 0,
             exptime: self.last_exptime(0, true),
             cas: self.request.new_cas,
-            state: State {
-                binary_key: self.has(b'b'),
-                ..State::default()
-            },
+            // As in memcached it does not remember how its key was told.
+            state: State::default(),
             value: Value::small(b""),
         };
         shard.put(tag, None, &put, self.now)
@@ -273,21 +277,19 @@ impl Asked<'_> {
 
 /// `ms`.
 impl Asked<'_> {
-    fn set(&self, store: &Store, out: &mut Vec<u8>) -> Outcome {
+    fn set(&self, store: &Store, value: &Held<'_>, out: &mut Vec<u8>) -> Outcome {
         let request = self.request;
-        let stored = admit(
-            store,
-            self.key.len(),
-            request.client_flags,
-            request.value.len(),
-        )
-        .map_err(|_| "SERVER_ERROR object too large for cache")
-        .and_then(|()| self.store(store).map_err(|Full| OUT_OF_MEMORY));
+        let stored =
+            admit(store, self.key.len(), request.client_flags, value.len()).and_then(|()| {
+                value
+                    .store(store, self.now, |value| self.store(store, value))
+                    .map_err(|Full| OUT_OF_MEMORY)
+            });
         let (outcome, code, cas, len) = match stored {
             Ok(Stored::Stored { cas, len }) => (Outcome::Done, b"HD", cas, len),
-            Ok(Stored::NotStored) => (Outcome::NotStored, b"NS", 0, request.value.len()),
-            Ok(Stored::Exists) => (Outcome::Exists, b"EX", 0, request.value.len()),
-            Ok(Stored::NotFound) => (Outcome::NotFound, b"NF", 0, request.value.len()),
+            Ok(Stored::NotStored) => (Outcome::NotStored, b"NS", 0, value.len()),
+            Ok(Stored::Exists) => (Outcome::Exists, b"EX", 0, value.len()),
+            Ok(Stored::NotFound) => (Outcome::NotFound, b"NF", 0, value.len()),
             Err(text) => {
                 delete(store, self.key, self.now);
                 line(out, text);
@@ -309,7 +311,7 @@ impl Asked<'_> {
         outcome
     }
 
-    fn store(&self, store: &Store) -> Result<Stored, Full> {
+    fn store(&self, store: &Store, value: Value<'_>) -> Result<Stored, Full> {
         let request = self.request;
         let compared = request.cas.is_some();
         let mode = match request.mode {
@@ -325,7 +327,6 @@ impl Asked<'_> {
             Some(exptime) => exptime,
             None => self.exptime().unwrap_or(0),
         };
-        let held = Held::new(store, request.value, self.now)?;
         let change = StoreChange {
             mode,
             key: self.key,
@@ -335,8 +336,9 @@ impl Asked<'_> {
             compare: request.cas.unwrap_or(0),
             stale_allowed: self.has(b'I'),
             vivify: request.vivify.is_some(),
-            cas: request.new_cas,
-            value: held.as_value(),
+            // memcached takes 0 for none, here and nowhere else.
+            cas: request.new_cas.filter(|&cas| cas != 0),
+            value,
             value_bytes_max: value_bytes_max(store, self.key.len(), request.client_flags),
         };
         store.write(store.home(self.key), self.now, |shard, tag| {
@@ -476,10 +478,7 @@ impl Asked<'_> {
                     flags: 0,
                     exptime: self.last_exptime(0, true),
                     cas: self.request.new_cas,
-                    state: State {
-                        binary_key: self.has(b'b'),
-                        ..State::default()
-                    },
+                    state: State::default(),
                     value: Value::small(digits.as_bytes()),
                 };
                 let at = shard.put(tag, None, &put, self.now)?;

@@ -13,9 +13,9 @@ use crate::protocol::meta::ItemKey;
 use crate::protocol::reply::Outcome;
 use crate::protocol::request::{Replaced, Request};
 use crate::protocol::serve::Serve;
-use crate::protocol::{Error, Request as AnyRequest};
+use crate::protocol::{Error, Limits};
 
-pub use admin::VERSION;
+pub use admin::{VERSION, execute as execute_admin};
 
 /// Longest time to live that counts from now, in seconds; above it is Unix time.
 /// Source: memcached `doc/protocol.txt`, "Expiration times".
@@ -29,6 +29,7 @@ const CAS_BYTES: usize = 8;
 /// Its client flags, if it has any.
 const FLAGS_BYTES: usize = 4;
 
+const TOO_LARGE: &str = "SERVER_ERROR object too large for cache";
 const OUT_OF_MEMORY: &str = "SERVER_ERROR out of memory storing object";
 
 /// Carries out a request at the second `now` and writes its reply to `out`, if
@@ -36,10 +37,76 @@ const OUT_OF_MEMORY: &str = "SERVER_ERROR out of memory storing object";
 pub fn execute(store: &Store, request: &Request<'_>, now: u32, out: &mut impl Sink) -> Outcome {
     match request {
         Request::Retrieve(retrieve) => text::retrieve(store, retrieve, now, out),
-        Request::Store(request) => text::store(store, request, now, out),
-        Request::Change(change) => text::change(store, change, now, out),
-        Request::Meta(request) => meta::execute(store, request, now, out),
+        Request::Store(request) => {
+            let value = Held::Borrowed(request.value);
+            text::store(store, request, value, now, out.bytes())
+        }
+        Request::Change(change) => text::change(store, change, now, out.bytes()),
+        Request::Meta(request) => {
+            meta::execute(store, request, Held::Borrowed(request.value), now, out)
+        }
         Request::Admin(admin) => admin::execute(store, admin, now, out.bytes()),
+    }
+}
+
+/// Why a value that was announced cannot be stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// It is too large.
+    TooLarge,
+    /// There is no memory for it.
+    Full,
+    /// It does not end as it must.
+    BadEnd,
+}
+
+/// The bounds within which a server takes requests for the store.
+#[inline]
+pub fn limits(store: &Store) -> Limits {
+    Limits {
+        // The shortest key is of one byte.
+        value_bytes_max: value_bytes_max(store, 1, 0),
+        announce_bytes_min: CHUNK_BYTES,
+        ..Limits::default()
+    }
+}
+
+/// Whether the value that a request announces may be so long.
+pub fn fits(store: &Store, request: &Request<'_>, value_len: usize) -> bool {
+    match request {
+        Request::Store(request) => fits_item(store, request.key.len(), request.flags, value_len),
+        Request::Meta(request) => {
+            let key = request.item_key();
+            fits_item(store, key.as_bytes().len(), request.client_flags, value_len)
+        }
+        _ => false,
+    }
+}
+
+/// Carries out a storage command whose value came separately, or did not.
+pub fn execute_with(
+    store: &Store,
+    request: &Request<'_>,
+    value: Result<Owned, Refused>,
+    now: u32,
+    out: &mut impl Sink,
+) -> Outcome {
+    let value = match value {
+        Ok(owned) => Held::Owned(owned),
+        Err(Refused::TooLarge) => Held::TooLarge,
+        Err(Refused::Full) => Held::Nowhere,
+        Err(Refused::BadEnd) => {
+            // Those of meta commands are told even to who wants quiet.
+            if !matches!(request, Request::Store(request) if request.noreply) {
+                line(out.bytes(), &Error::BadDataChunk.to_string());
+            }
+            return Outcome::ClientError;
+        }
+    };
+    match request {
+        Request::Store(request) => text::store(store, request, value, now, out.bytes()),
+        Request::Meta(request) => meta::execute(store, request, value, now, out),
+        _ => Outcome::ClientError,
     }
 }
 
@@ -50,7 +117,7 @@ pub fn delete_replaced(store: &Store, replaced: Replaced<'_>, now: u32) {
 }
 
 impl Serve for Store {
-    fn serve(&self, request: &AnyRequest<'_>, out: &mut Vec<u8>) -> Outcome {
+    fn serve(&self, request: &Request<'_>, out: &mut Vec<u8>) -> Outcome {
         execute(self, request, self.now(), out)
     }
 }
@@ -79,11 +146,11 @@ fn remaining(exptime: u32, now: u32) -> u32 {
 }
 
 /// Whether an item is within the bound on its size.
-pub fn fits(store: &Store, key_len: usize, flags: u32, value_len: usize) -> bool {
+fn fits_item(store: &Store, key_len: usize, flags: u32, value_len: usize) -> bool {
     let settings = store.settings();
     let cas = if settings.cas { CAS_BYTES } else { 0 };
     let flags = if flags == 0 { 0 } else { FLAGS_BYTES };
-    let size = ITEM_OVERHEAD_BYTES + cas + flags + key_len + value_len;
+    let size = (ITEM_OVERHEAD_BYTES + cas + flags + key_len).saturating_add(value_len);
     size <= settings.item_bytes_max
 }
 
@@ -97,34 +164,49 @@ fn value_bytes_max(store: &Store, key_len: usize, flags: u32) -> usize {
 }
 
 /// Why a value is refused before it is looked at what it is for.
-fn admit(store: &Store, key_len: usize, flags: u32, value_len: usize) -> Result<(), Error> {
-    if fits(store, key_len, flags, value_len) {
+fn admit(store: &Store, key_len: usize, flags: u32, value_len: usize) -> Result<(), &'static str> {
+    if fits_item(store, key_len, flags, value_len) {
         Ok(())
     } else {
         store.count_too_large();
-        Err(Error::TooLarge)
+        Err(TOO_LARGE)
     }
 }
 
-/// A value, in memory of its own if it is too large for the log.
+/// A value that is to be stored.
 enum Held<'a> {
+    /// With the request.
     Borrowed(&'a [u8]),
+    /// In memory of its own, as it must be if it is too large for the log.
     Owned(Owned),
+    /// There was no memory for it.
+    Nowhere,
+    /// It was not looked at.
+    TooLarge,
 }
 
-impl<'a> Held<'a> {
-    fn new(store: &Store, value: &'a [u8], now: u32) -> Result<Self, Full> {
-        if value.len() < CHUNK_BYTES {
-            Ok(Self::Borrowed(value))
-        } else {
-            store.gather(value, now).map(Self::Owned)
+impl Held<'_> {
+    fn len(&self) -> usize {
+        match self {
+            Self::Borrowed(value) => value.len(),
+            Self::Owned(owned) => owned.len(),
+            Self::Nowhere => 0,
+            Self::TooLarge => usize::MAX,
         }
     }
 
-    fn as_value(&self) -> Value<'_> {
+    /// Calls `with` with the value in a form that can be stored.
+    fn store<T>(
+        &self,
+        store: &Store,
+        now: u32,
+        with: impl FnOnce(Value<'_>) -> Result<T, Full>,
+    ) -> Result<T, Full> {
         match self {
-            Self::Borrowed(value) => Value::small(value),
-            Self::Owned(owned) => owned.as_value(),
+            Self::Borrowed(value) if value.len() < CHUNK_BYTES => with(Value::small(value)),
+            Self::Borrowed(value) => with(store.gather(value, now)?.as_value()),
+            Self::Owned(owned) => with(owned.as_value()),
+            Self::Nowhere | Self::TooLarge => Err(Full),
         }
     }
 }

@@ -2,7 +2,9 @@
 
 use super::{Held, OUT_OF_MEMORY, admit, delete, expiry, line, value_bytes_max};
 use crate::backend::sink::Sink;
-use crate::backend::store::{self, At, Count, Counted, Found, Full, Mode, Shard, Stored, Tag};
+use crate::backend::store::{
+    self, At, Count, Counted, Found, Full, Mode, Shard, Stored, Tag, Value,
+};
 use crate::protocol::number::write_u64;
 use crate::protocol::reply::Outcome;
 use crate::protocol::request::{Change, ChangeVerb, Retrieve, Store, StoreVerb};
@@ -142,34 +144,38 @@ pub(super) fn to_u64(count: usize) -> u64 {
 pub(super) fn store(
     store: &store::Store,
     request: &Store<'_>,
+    value: Held<'_>,
     now: u32,
-    out: &mut impl Sink,
+    out: &mut Vec<u8>,
 ) -> Outcome {
-    let (outcome, text) = match try_store(store, request, now) {
+    let stored = admit(store, request.key.len(), request.flags, value.len()).and_then(|()| {
+        value
+            .store(store, now, |value| store_value(store, request, value, now))
+            .map_err(|Full| OUT_OF_MEMORY)
+    });
+    let (outcome, text) = match stored {
         Ok(Stored::Stored { .. }) => (Outcome::Done, "STORED"),
         Ok(Stored::NotStored) => (Outcome::NotStored, "NOT_STORED"),
         Ok(Stored::Exists) => (Outcome::Exists, "EXISTS"),
         Ok(Stored::NotFound) => (Outcome::NotFound, "NOT_FOUND"),
         Err(text) => (Outcome::ServerError, text),
     };
-    if !request.noreply {
-        line(out.bytes(), text);
-    }
-    outcome
-}
-
-fn try_store(store: &store::Store, request: &Store<'_>, now: u32) -> Result<Stored, &'static str> {
-    let stored = admit(store, request.key.len(), request.flags, request.value.len())
-        .map_err(|_| "SERVER_ERROR object too large for cache")
-        .and_then(|()| store_admitted(store, request, now).map_err(|Full| OUT_OF_MEMORY));
     if stored.is_err() && request.verb == StoreVerb::Set {
         // Lest the value that was to be replaced is read as current.
         delete(store, request.key, now);
     }
-    stored
+    if !request.noreply {
+        line(out, text);
+    }
+    outcome
 }
 
-fn store_admitted(store: &store::Store, request: &Store<'_>, now: u32) -> Result<Stored, Full> {
+fn store_value(
+    store: &store::Store,
+    request: &Store<'_>,
+    value: Value<'_>,
+    now: u32,
+) -> Result<Stored, Full> {
     let mode = match request.verb {
         StoreVerb::Set => Mode::Set,
         StoreVerb::Add => Mode::Add,
@@ -178,7 +184,6 @@ fn store_admitted(store: &store::Store, request: &Store<'_>, now: u32) -> Result
         StoreVerb::Prepend => Mode::Prepend,
         StoreVerb::Cas => Mode::Cas,
     };
-    let held = Held::new(store, request.value, now)?;
     let change = store::StoreChange {
         mode,
         key: request.key,
@@ -189,7 +194,7 @@ fn store_admitted(store: &store::Store, request: &Store<'_>, now: u32) -> Result
         stale_allowed: false,
         vivify: false,
         cas: None,
-        value: held.as_value(),
+        value,
         value_bytes_max: value_bytes_max(store, request.key.len(), request.flags),
     };
     store.write(store.home(request.key), now, |shard, tag| {
@@ -202,9 +207,8 @@ pub(super) fn change(
     store: &store::Store,
     request: &Change<'_>,
     now: u32,
-    out: &mut impl Sink,
+    out: &mut Vec<u8>,
 ) -> Outcome {
-    let out = out.bytes();
     let before = out.len();
     let outcome = match request.verb {
         ChangeVerb::Delete => {

@@ -134,6 +134,12 @@ impl Shard {
     ///
     /// [`Full`] if there is no memory for it.
     pub fn store(&mut self, tag: Tag, store: &Store<'_>, now: u32) -> Result<Stored, Full> {
+        let stored = self.try_store(tag, store, now)?;
+        self.counters.sets += 1;
+        Ok(stored)
+    }
+
+    fn try_store(&mut self, tag: Tag, store: &Store<'_>, now: u32) -> Result<Stored, Full> {
         let Some(old) = self.find(tag, store.key, now) else {
             return self.store_new(tag, store, now);
         };
@@ -228,10 +234,9 @@ impl Shard {
         let put = Put {
             flags: found.item.flags(),
             exptime: found.item.exptime(),
-            state: State {
-                binary_key: found.item.word().state().binary_key,
-                ..State::default()
-            },
+            // memcached writes a new item, which does not remember how its key
+            // was told.
+            state: State::default(),
             value: owned.as_value(),
             ..as_put(store)
         };
@@ -273,14 +278,21 @@ impl Shard {
             number.saturating_sub(count.delta)
         };
         let digits = Decimal::new(number);
-        // A number that gets shorter keeps its room, filled with blanks.
-        let blanks = vec![b' '; item.tail().len().saturating_sub(digits.as_bytes().len())];
+        // A number that gets shorter keeps its room, filled with blanks; one that
+        // gets longer is a new item, as in memcached, and forgets what it was.
+        let (len, before) = (digits.as_bytes().len(), item.tail().len());
+        let blanks = vec![b' '; before.saturating_sub(len)];
+        let state = if len <= before {
+            item.word().state()
+        } else {
+            State::default()
+        };
         let put = Put {
             key: count.key,
             flags: item.flags(),
             exptime: count.exptime.unwrap_or(item.exptime()),
             cas: count.cas,
-            state: item.word().state(),
+            state,
             value: Value {
                 chunks: &[],
                 tail: [digits.as_bytes(), &blanks],

@@ -26,6 +26,8 @@ counters! {
     get_misses,
     /// Items found expired when somebody asked for them.
     get_expired,
+    /// Keys asked for that had been there before everything was dropped.
+    get_flushed,
     /// Values sent to be stored, whatever became of them.
     sets,
     /// Times to live given anew, or meant to be.
@@ -68,6 +70,8 @@ counters! {
     evicted_unfetched,
     /// Of those, items that had been used since they were last spared.
     evicted_active,
+    /// How long ago, in seconds, the item evicted last had been used.
+    evicted_seconds,
     /// Expired items whose memory was taken back.
     reclaimed,
     /// Of those, items that had never been read.

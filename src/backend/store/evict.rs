@@ -64,6 +64,7 @@ impl Shard {
 
     /// Looks at one item. Returns whether there was anything to do.
     fn make_room_step(&mut self, now: u32) -> bool {
+        self.forget_flushed();
         if self.compaction.is_some() {
             self.compact_one(now);
             return true;
@@ -115,7 +116,7 @@ impl Shard {
         if is_expired {
             self.expire(at);
         } else if word.uses() == 0 || !self.spare(at, queue, is_written, now) {
-            self.evict(at, queue);
+            self.evict(at, queue, now);
         }
         if queue == Queue::Young && self.young.segments.front() != Some(&number) {
             self.generation = self.generation.wrapping_add(1);
@@ -188,13 +189,14 @@ impl Shard {
         Some(self.begin_segment(extent, queue, now))
     }
 
-    fn evict(&mut self, at: At, queue: Queue) {
+    fn evict(&mut self, at: At, queue: Queue, now: u32) {
         let item = self.segments.item(at.location);
         let word = item.word();
         self.counters.evictions += 1;
         self.counters.evicted_nonzero += u64::from(item.exptime() != 0);
         self.counters.evicted_unfetched += u64::from(!word.state().fetched);
         self.counters.evicted_active += u64::from(word.uses() > 0);
+        self.counters.evicted_seconds = u64::from(now.saturating_sub(item.accessed()));
         let ghost = (queue == Queue::Young).then(|| Location::mark(self.generation));
         self.take_out(at, ghost);
     }

@@ -16,6 +16,9 @@ const WORTHWHILE: u64 = 16;
 /// Segments whose numbers are looked at for the work of one item.
 const GLANCES: usize = 8;
 
+/// How long what was dropped is remembered, in seconds.
+const FLUSHED_SECONDS: u32 = 10;
+
 /// Where the janitor is.
 #[derive(Debug, Default)]
 pub(super) struct Sweep {
@@ -25,6 +28,8 @@ pub(super) struct Sweep {
     done: usize,
     /// The number to look at next when looking for a segment.
     next: usize,
+    /// Since when what was dropped is remembered, in seconds.
+    flushed: Option<u32>,
 }
 
 /// Whether enough of a segment's items have expired.
@@ -47,6 +52,7 @@ impl Shard {
     /// may be more.
     pub fn sweep(&mut self, work: usize, now: u32) -> bool {
         self.flush_if_due(now);
+        self.forget_in_time(now);
         let mut left = work;
         while left > 0 {
             let Some((number, sequence)) = self.sweep.current else {
@@ -63,6 +69,18 @@ impl Shard {
         true
     }
 
+    /// Remembers what was dropped for a while only: it takes memory.
+    fn forget_in_time(&mut self, now: u32) {
+        if !self.remembers_flushed() {
+            self.sweep.flushed = None;
+            return;
+        }
+        let since = *self.sweep.flushed.get_or_insert(now);
+        if now.saturating_sub(since) >= FLUSHED_SECONDS {
+            self.forget_flushed();
+        }
+    }
+
     /// Finds a segment to walk. Returns whether there is one.
     fn find_due(&mut self, left: &mut usize, now: u32) -> bool {
         let numbers = self.segments.numbers();
@@ -77,11 +95,9 @@ impl Shard {
                 (segment.earliest, segment.latest) = (u32::MAX, 0);
                 let sequence = segment.sequence;
                 let found = u16::try_from(number).ok();
-                self.sweep = Sweep {
-                    current: found.map(|number| (number, sequence)),
-                    done: 0,
-                    next: number + 1,
-                };
+                self.sweep.current = found.map(|number| (number, sequence));
+                self.sweep.done = 0;
+                self.sweep.next = number + 1;
                 return true;
             }
         }

@@ -12,7 +12,7 @@
 use super::memory::CHUNK_BYTES;
 
 /// Items begin at multiples of so many bytes.
-pub(super) const UNIT: usize = 8;
+pub const UNIT: usize = 8;
 
 /// Bytes of an item before whatever it may or may not have.
 pub(super) const HEADER_BYTES: usize = 16;

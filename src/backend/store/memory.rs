@@ -13,7 +13,7 @@ use memmap2::MmapMut;
 
 /// Size of an extent. Large enough that the last item of one wastes little, and
 /// small enough that a shard of 8 MiB has 32 of them to age one by one.
-pub(super) const EXTENT_BYTES: usize = 256 * 1024;
+pub const EXTENT_BYTES: usize = 256 * 1024;
 
 /// Size of a chunk: the part of a large value that is shared with the
 /// connections that send it instead of being copied.
@@ -138,8 +138,14 @@ impl Memory {
     /// Whether an extent could be had.
     #[inline]
     pub fn has_extent(&self) -> bool {
-        let used = self.mapped() - self.spare.load(Ordering::Relaxed).min(self.mapped());
-        used + EXTENT_COST <= self.limit()
+        self.used() + EXTENT_COST <= self.limit()
+    }
+
+    /// Bytes in use, with what they cost beside.
+    #[inline]
+    pub(super) fn used(&self) -> usize {
+        let spare = self.spare.load(Ordering::Relaxed);
+        self.mapped().saturating_sub(spare)
     }
 
     /// An extent, if the limit allows it.

@@ -20,20 +20,21 @@ mod table;
 mod value;
 
 use std::hash::{BuildHasher, RandomState};
+use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub use change::{Count, Counted, Mode, Store as StoreChange, Stored};
 pub use counters::Counters;
 pub use hash::Tag;
-pub use item::{DEAD, State};
-pub use memory::{CHUNK_BYTES, Memory};
+pub use item::{DEAD, State, UNIT};
+pub use memory::{CHUNK_BYTES, EXTENT_BYTES, Memory};
 pub use shard::{At, Found, Full, Put, Shard, Value};
 pub use value::{Filling, Owned};
 
 use crate::clock;
 use hash::{Hash, SHARDS_MAX};
-use memory::{EXTENT_BYTES, EXTENT_COST};
+use memory::EXTENT_COST;
 
 /// A shard has at least so many segments, so that the one being written and the
 /// one being cleared are a small part of it.
@@ -196,14 +197,19 @@ impl Store {
         self.ahead.fetch_add(seconds, Ordering::Relaxed);
     }
 
+    /// The memory of its shards and large values.
+    pub fn memory(&self) -> &Arc<Memory> {
+        &self.memory
+    }
+
     /// The most memory there may be, in bytes.
     pub fn memory_bytes_max(&self) -> usize {
         self.memory.limit()
     }
 
-    /// Memory taken from the system, in bytes.
+    /// Memory in use, in bytes.
     pub fn memory_bytes(&self) -> usize {
-        self.memory.mapped()
+        self.memory.used()
     }
 
     /// Changes the most memory there may be. What is too much goes in the course
@@ -367,6 +373,19 @@ impl Store {
             }
         }
         totals
+    }
+
+    /// Shows every item to `visit` until it has seen enough. Locks a shard for as
+    /// long as one segment takes.
+    pub fn walk(&self, mut visit: impl FnMut(Found<'_>) -> ControlFlow<()>) {
+        for slot in &self.slots {
+            let numbers = slot.lock().segment_numbers();
+            for number in numbers {
+                if slot.lock().visit(number, &mut visit).is_break() {
+                    return;
+                }
+            }
+        }
     }
 
     /// Counts a value that was refused for its size.

@@ -4,6 +4,7 @@
 //! what it needs of memory it is given or it says that it is [`Full`].
 
 use std::collections::VecDeque;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -141,6 +142,9 @@ pub struct Shard {
     pub(super) sweep: Sweep,
     /// When everything is to be dropped, in seconds.
     flush_at: Option<u32>,
+    /// The index as it was when everything was dropped, for a while: so that who
+    /// asks for what has been dropped is counted.
+    flushed: Option<Index>,
     /// Cas ids given out.
     cas_ids: u64,
     /// Items there are.
@@ -167,6 +171,7 @@ impl Shard {
             generation: 0,
             sweep: Sweep::default(),
             flush_at: None,
+            flushed: None,
             cas_ids: 0,
             items: 0,
             bytes: 0,
@@ -204,6 +209,30 @@ impl Shard {
         })
     }
 
+    /// The numbers of all segments, those written last first.
+    pub(super) fn segment_numbers(&self) -> Vec<u16> {
+        let main = self.main.segments.iter().rev();
+        let young = self.young.segments.iter().rev();
+        young.chain(main).copied().collect()
+    }
+
+    /// Shows every item of a segment to `visit`, until it has seen enough.
+    pub(super) fn visit(
+        &self,
+        number: u16,
+        visit: &mut impl FnMut(Found<'_>) -> ControlFlow<()>,
+    ) -> ControlFlow<()> {
+        self.segments
+            .walk(number, 0)
+            .filter(|(_, item)| !item.word().is_gone())
+            .try_for_each(|(_, item)| {
+                visit(Found {
+                    item,
+                    chunks: self.chunks(&item),
+                })
+            })
+    }
+
     /// When the oldest segments of the two queues were begun.
     pub fn oldest(&self) -> [Option<u32>; 2] {
         [&self.young, &self.main].map(|order| {
@@ -228,9 +257,15 @@ impl Shard {
     pub fn find(&mut self, tag: Tag, key: &[u8], now: u32) -> Option<At> {
         self.flush_if_due(now);
         let segments = &self.segments;
-        let (position, location) = self
+        let found = self
             .index
-            .find(tag, |location| segments.item(location).key() == key)?;
+            .find(tag, |location| segments.item(location).key() == key);
+        let Some((position, location)) = found else {
+            if self.flushed.is_some() {
+                self.count_flushed(tag);
+            }
+            return None;
+        };
         let at = At { position, location };
         if self.segments.item(location).is_expired(now) {
             self.counters.get_expired += 1;
@@ -540,10 +575,32 @@ impl Shard {
         }
     }
 
+    /// Counts a key that is asked for after it has been dropped, once.
+    #[cold]
+    fn count_flushed(&mut self, tag: Tag) {
+        if let Some(flushed) = &mut self.flushed
+            && let Some((position, _)) = flushed.find(tag, |_| true)
+        {
+            flushed.remove(position, None);
+            self.counters.get_flushed += 1;
+        }
+    }
+
+    /// Whether it is remembered what was dropped.
+    pub(super) fn remembers_flushed(&self) -> bool {
+        self.flushed.is_some()
+    }
+
+    /// Forgets what was dropped.
+    pub(super) fn forget_flushed(&mut self) {
+        self.flushed = None;
+    }
+
     /// Drops everything. Takes a step for each segment, none for each item.
     pub fn flush(&mut self) {
         self.flush_at = None;
-        self.index.clear();
+        let empty = Index::new(Arc::clone(&self.memory));
+        self.flushed = Some(std::mem::replace(&mut self.index, empty));
         for order in [&mut self.young, &mut self.main] {
             for number in std::mem::take(order).segments {
                 self.segments.release(number);
@@ -577,6 +634,7 @@ pub(super) fn to_u64(count: usize) -> u64 {
 impl Drop for Shard {
     fn drop(&mut self) {
         self.flush();
+        self.forget_flushed();
         if let Some(extent) = self.spare.take() {
             self.memory.give_extent(extent);
         }

@@ -1,5 +1,6 @@
 //! Values too large to be copied: parts that fill chunks, and the rest.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -66,29 +67,27 @@ impl Owned {
 /// Chunks that are being filled.
 #[derive(Debug, Default)]
 pub struct Filling {
-    chunks: Vec<Bytes>,
-    current: Option<Chunk>,
-    /// Bytes of the current chunk.
+    full: Vec<Bytes>,
+    /// The one being filled, and empty ones behind it.
+    open: VecDeque<Chunk>,
+    /// Bytes of the first open one.
     filled: usize,
 }
 
 impl Filling {
-    /// Begins with chunks that are full already.
-    pub fn after(chunks: &[Bytes]) -> Self {
-        Self {
-            chunks: chunks.to_vec(),
-            ..Self::default()
-        }
-    }
-
     /// Bytes filled.
     pub fn len(&self) -> usize {
-        self.chunks.len() * CHUNK_BYTES + self.filled
+        self.full.len() * CHUNK_BYTES + self.filled
     }
 
     /// Whether nothing has been filled.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Chunks that are full.
+    pub fn chunks(&self) -> usize {
+        self.full.len()
     }
 
     /// Where the next bytes go, never nothing.
@@ -97,12 +96,35 @@ impl Filling {
     ///
     /// [`Full`] if there is no memory for a chunk.
     pub fn room(&mut self, memory: &Arc<Memory>) -> Result<&mut [u8], Full> {
-        let chunk = match self.current.take() {
-            Some(chunk) => chunk,
-            None => memory.chunk().ok_or(Full)?,
-        };
-        let chunk = self.current.insert(chunk);
+        if self.open.is_empty() {
+            self.open.push_back(memory.chunk().ok_or(Full)?);
+        }
+        let chunk = self.open.front_mut().ok_or(Full)?;
         Ok(&mut chunk.bytes_mut()[self.filled..])
+    }
+
+    /// Where the next bytes go, up to `wanted` of them in up to `most` pieces:
+    /// what there is, and more if there is memory.
+    pub fn rooms(
+        &mut self,
+        memory: &Arc<Memory>,
+        wanted: usize,
+        most: usize,
+    ) -> impl Iterator<Item = &mut [u8]> {
+        let chunks = (self.filled + wanted).div_ceil(CHUNK_BYTES).min(most);
+        while self.open.len() < chunks
+            && let Some(chunk) = memory.chunk()
+        {
+            self.open.push_back(chunk);
+        }
+        let (mut skip, mut left) = (self.filled, wanted);
+        self.open.iter_mut().take(chunks).map(move |chunk| {
+            let room = &mut chunk.bytes_mut()[skip..];
+            skip = 0;
+            let count = room.len().min(left);
+            left -= count;
+            &mut room[..count]
+        })
     }
 
     /// Counts bytes that have been written to [`Self::room`].
@@ -110,19 +132,28 @@ impl Filling {
         self.filled += count;
         debug_assert!(self.filled <= CHUNK_BYTES);
         if self.filled == CHUNK_BYTES
-            && let Some(chunk) = self.current.take()
+            && let Some(chunk) = self.open.pop_front()
         {
             self.filled = 0;
-            self.chunks.push(chunk.freeze());
+            self.full.push(chunk.freeze());
+        }
+    }
+
+    /// Counts bytes that have been written to [`Self::rooms`].
+    pub fn advance_all(&mut self, mut count: usize) {
+        while count > 0 {
+            let first = count.min(CHUNK_BYTES - self.filled);
+            self.advance(first);
+            count -= first;
         }
     }
 
     /// What has been filled, as a value.
     pub fn finish(self) -> Owned {
-        let tail = self.current.as_ref().map_or(&[][..], AsRef::as_ref);
+        let tail = self.open.front().map_or(&[][..], AsRef::as_ref);
         Owned {
             tail: tail.get(..self.filled).unwrap_or_default().to_vec(),
-            chunks: self.chunks,
+            chunks: self.full,
         }
     }
 }
@@ -142,6 +173,28 @@ mod tests {
         let value = owned.as_value();
         let all = [value.chunks.concat(), value.tail.concat()].concat();
         assert!(all == [b"abc", &long[..], b"xyz"].concat());
+    }
+
+    #[test]
+    fn several_chunks_can_be_filled_at_once() {
+        let memory = Memory::new(1 << 20);
+        let mut filling = Filling::default();
+        filling.room(&memory).unwrap()[..10].fill(b'a');
+        filling.advance(10);
+        let wanted = 2 * CHUNK_BYTES;
+        let mut sizes = Vec::new();
+        for room in filling.rooms(&memory, wanted, 8) {
+            room.fill(b'b');
+            sizes.push(room.len());
+        }
+        assert_eq!(sizes, [CHUNK_BYTES - 10, CHUNK_BYTES, 10]);
+        filling.advance_all(wanted);
+        let owned = filling.finish();
+        assert_eq!(owned.len(), wanted + 10);
+        assert_eq!(
+            (owned.chunks[0][9], owned.chunks[0][10], owned.tail[9]),
+            (b'a', b'b', b'b')
+        );
     }
 
     #[test]

@@ -114,6 +114,14 @@ pub(super) struct Index {
     extents: Vec<Extent>,
 }
 
+impl Drop for Index {
+    fn drop(&mut self) {
+        for extent in self.extents.drain(..) {
+            self.memory.give_extent(extent);
+        }
+    }
+}
+
 /// The two lines of a tag.
 #[inline]
 fn lines_of(tag: Tag) -> [usize; 2] {
@@ -318,14 +326,6 @@ impl Index {
         if page.items < MERGE_BELOW {
             self.merge(position.page);
         }
-    }
-
-    /// Forgets everything and gives the memory back.
-    pub(super) fn clear(&mut self) {
-        for extent in self.extents.drain(..) {
-            self.memory.give_extent(extent);
-        }
-        *self = Self::new(Arc::clone(&self.memory));
     }
 
     /// Adds an empty page that the directory does not know yet.

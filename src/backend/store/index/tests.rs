@@ -74,7 +74,7 @@ fn many_items_are_found_and_take_little() {
     }
     tested.check();
     assert_eq!(tested.index.pages.len(), 1);
-    tested.index.clear();
+    drop(tested);
     memory.release();
     assert_eq!(memory.mapped(), 0);
 }
