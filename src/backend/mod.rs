@@ -5,6 +5,7 @@
 
 pub mod execute;
 pub mod janitor;
+pub mod server;
 pub mod sink;
 pub mod store;
 

@@ -1,0 +1,55 @@
+//! `stats settings`: how the server was started.
+
+use std::sync::atomic::Ordering;
+
+use super::{Report, yes};
+use crate::backend::server::shared::Shared;
+
+pub(super) fn report(shared: &Shared) -> String {
+    let settings = &shared.settings;
+    let told = &settings.told;
+    let store = shared.store.settings();
+    let mut report = Report::default();
+    report.line("maxbytes", shared.store.memory_bytes_max());
+    report.line("maxconns", shared.gate.sessions_max());
+    report.line("tcpport", told.tcp_port);
+    report.line("udpport", told.udp_port);
+    report.line("inter", told.interface.as_deref().unwrap_or("NULL"));
+    report.line("verbosity", shared.verbosity.load(Ordering::Relaxed));
+    report.line("oldest", 0);
+    report.line("evictions", if store.evicts { "on" } else { "off" });
+    report.line("domain_socket", told.socket.as_deref().unwrap_or("NULL"));
+    report.line("umask", format!("{:o}", told.socket_mode));
+    report.line("shutdown_command", yes(settings.shutdown));
+    report.line("growth_factor", format!("{:.2}", told.growth_factor));
+    report.line("chunk_size", told.chunk_bytes);
+    report.line("num_threads", settings.threads);
+    report.line("num_threads_per_udp", 0);
+    report.line("stat_key_prefix", char::from(settings.prefix_delimiter));
+    report.line("detail_enabled", yes(shared.detail.is_enabled()));
+    report.line("reqs_per_event", told.requests_per_event);
+    report.line("cas_enabled", yes(store.cas));
+    report.line("tcp_backlog", told.backlog);
+    report.line("binding_protocol", settings.dialect.name());
+    report.line("auth_enabled_sasl", "no");
+    report.line("auth_enabled_ascii", yes(settings.users.is_some()));
+    report.line("item_size_max", store.item_bytes_max);
+    report.line("maxconns_fast", yes(told.refuses_at_once));
+    report.line("hashpower_init", 0);
+    report.line("slab_reassign", "no");
+    report.line("slab_automove", 0);
+    report.line("lru_crawler", yes(told.crawls));
+    report.line("tail_repair_time", 0);
+    report.line("flush_enabled", yes(settings.flush));
+    report.line("dump_enabled", yes(settings.dump));
+    report.line("hash_algorithm", "xxh3");
+    report.line("lru_maintainer_thread", yes(told.maintains));
+    report.line("lru_segmented", yes(told.maintains));
+    report.line("idle_timeout", settings.idle_timeout.as_secs());
+    report.line("track_sizes", yes(told.tracks_sizes));
+    report.line("inline_ascii_response", "no");
+    report.line("num_napi_ids", 0);
+    report.line("memory_file", "(null)");
+    report.line("client_flags_size", size_of::<u32>());
+    report.finish()
+}

@@ -1,0 +1,489 @@
+//! What a client says, taken apart and carried out.
+
+use std::io;
+use std::task::{Context, Poll};
+
+use memchr::memchr;
+
+use super::command;
+use super::incoming::Incoming;
+use super::session::{End, PAUSE_BYTES, Session};
+use super::settings::Dialect;
+use super::shared::Shared;
+use super::users::LOGIN_BYTES_MAX;
+use crate::backend::execute::{self, Refused};
+use crate::clock;
+use crate::net::inbox::{Batch, Consumed};
+use crate::net::outbox::Writer;
+use crate::net::stream::ReadHalf;
+use crate::protocol::request::{Cut, Keys, Replaced, Request, Retrieve, Words};
+use crate::protocol::{Error, Limits, text};
+
+/// What a conversation may look like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mode {
+    /// The first byte decides.
+    Unknown,
+    /// The client has to log in, by something that looks like a `set`.
+    Login,
+    /// Text and meta.
+    Text,
+}
+
+/// A client's side of a conversation, as far as it has been heard.
+#[derive(Debug)]
+pub(super) struct Talk {
+    mode: Mode,
+    /// Bytes of a refused value that are still to come.
+    swallow: usize,
+    /// A large value that is on its way in.
+    incoming: Option<Box<Incoming>>,
+    /// Taking stopped before the end of what had arrived.
+    unread: bool,
+}
+
+/// What stays the same while a batch of requests is taken.
+struct Reading<'a, 'b> {
+    session: &'a Session,
+    shared: &'a Shared,
+    out: &'a mut Writer<'b>,
+    /// In seconds, for items.
+    now: u32,
+    limits: Limits,
+}
+
+fn consumed(used: usize, need: usize, scanned: usize) -> Consumed {
+    Consumed {
+        used,
+        need,
+        scanned,
+    }
+}
+
+impl Talk {
+    pub(super) fn new(session: &Session) -> Self {
+        let settings = &session.worker.shared().settings;
+        let mode = match settings.dialect {
+            _ if settings.users.is_some() => Mode::Login,
+            Dialect::Ascii => Mode::Text,
+            Dialect::Auto | Dialect::Binary => Mode::Unknown,
+        };
+        Self {
+            mode,
+            swallow: 0,
+            incoming: None,
+            unread: false,
+        }
+    }
+
+    /// Whether taking stopped before the end of what had arrived. Once.
+    #[inline]
+    pub(super) fn has_unread(&mut self) -> bool {
+        std::mem::take(&mut self.unread)
+    }
+
+    /// Whether the bytes that come next belong to a large value.
+    #[inline]
+    pub(super) fn awaits_value(&self) -> bool {
+        self.incoming.is_some()
+    }
+
+    /// Carries out every complete request of a batch.
+    pub(super) fn take(&mut self, session: &Session, batch: &Batch<'_>) -> Consumed {
+        let shared = session.worker.shared();
+        session.presence().spoke(clock::now());
+        let now = shared.store.now();
+        let mut out = session.outbox.writer();
+        let mut reading = Reading {
+            session,
+            shared,
+            out: &mut out,
+            now,
+            limits: execute::limits(&shared.store),
+        };
+        let consumed = self.take_each(batch, &mut reading);
+        let received = u64::try_from(consumed.used).unwrap_or(u64::MAX);
+        session.worker.stats.bytes_received.add(received);
+        let halfway = self.incoming.is_some() || consumed.need > 0 || self.swallow > 0;
+        session.presence().set_halfway(halfway);
+        consumed
+    }
+
+    fn take_each(&mut self, batch: &Batch<'_>, reading: &mut Reading<'_, '_>) -> Consumed {
+        let mut used = 0;
+        let mut scanned = batch.scanned;
+        loop {
+            let skip = self.swallow.min(batch.bytes.len() - used);
+            self.swallow -= skip;
+            used += skip;
+            let rest = batch.bytes.get(used..).unwrap_or_default();
+            if rest.is_empty() {
+                return consumed(used, 0, 0);
+            }
+            if reading.session.is_ending() {
+                // `quit`: what comes after it is not read.
+                return consumed(batch.bytes.len(), 0, 0);
+            }
+            if reading.out.len() >= PAUSE_BYTES {
+                self.unread = true;
+                return consumed(used, 0, 0);
+            }
+            let step = if self.incoming.is_some() {
+                self.take_value(rest, reading)
+            } else {
+                self.take_one(rest, scanned, reading)
+            };
+            match step {
+                Step::Used(count) => used += count,
+                Step::More { need, scanned } => return consumed(used, need, scanned),
+                Step::Close => {
+                    reading.session.end(End::Rubbish);
+                    return consumed(batch.bytes.len(), 0, 0);
+                }
+            }
+            scanned = 0;
+        }
+    }
+
+    /// Takes the first request of `rest`.
+    #[inline]
+    fn take_one(&mut self, rest: &[u8], scanned: usize, reading: &mut Reading<'_, '_>) -> Step {
+        match self.mode {
+            Mode::Text => self.take_text(rest, scanned, reading),
+            Mode::Login => self.take_login(rest, reading),
+            Mode::Unknown => {
+                self.mode = Mode::Text;
+                Step::Used(0)
+            }
+        }
+    }
+
+    #[inline]
+    fn take_text(&mut self, rest: &[u8], scanned: usize, reading: &mut Reading<'_, '_>) -> Step {
+        match text::cut(rest, scanned, &reading.limits) {
+            Cut::Request { request, len } => {
+                reading.execute(&request);
+                Step::Used(len)
+            }
+            Cut::Announced {
+                request,
+                len,
+                value_len,
+            } => {
+                let head = rest.get(..len).unwrap_or_default();
+                self.expect_value(&request, head, value_len, reading);
+                Step::Used(len)
+            }
+            Cut::Refused {
+                error,
+                silent,
+                len,
+                swallow,
+                replaced,
+            } => {
+                let line = rest.get(..len).unwrap_or_default();
+                if !(error == Error::UnknownCommand && reading.command_of_tests(line)) {
+                    reading.refuse(error, silent, replaced);
+                }
+                self.swallow = swallow;
+                Step::Used(len)
+            }
+            Cut::More { need } => Step::More {
+                need,
+                scanned: match memchr(b'\n', rest) {
+                    None => rest.len(),
+                    Some(_) => 0,
+                },
+            },
+            Cut::Close => Step::Close,
+        }
+    }
+}
+
+/// How far a request goes.
+enum Step {
+    /// So many bytes are done with.
+    Used(usize),
+    /// The rest is needed.
+    More { need: usize, scanned: usize },
+    /// The client is not worth an answer.
+    Close,
+}
+
+/// Large values.
+impl Talk {
+    /// Makes ready for the value of a command, or to pass over it.
+    fn expect_value(
+        &mut self,
+        request: &Request<'_>,
+        head: &[u8],
+        value_len: usize,
+        reading: &mut Reading<'_, '_>,
+    ) {
+        if execute::fits(&reading.shared.store, request, value_len) {
+            self.incoming = Some(Box::new(Incoming::new(head, value_len, 2)));
+        } else {
+            self.swallow = value_len + 2;
+            reading.execute_with(request, Err(Refused::TooLarge));
+        }
+    }
+
+    /// Takes what has come of the value.
+    fn take_value(&mut self, rest: &[u8], reading: &mut Reading<'_, '_>) -> Step {
+        let Some(incoming) = &mut self.incoming else {
+            return Step::Used(0);
+        };
+        let taken = incoming.take(&reading.shared.store, rest, reading.now);
+        let used = taken.unwrap_or(0);
+        if taken.is_err() {
+            self.give_up(reading);
+        } else {
+            self.finish_value(reading);
+        }
+        Step::Used(used)
+    }
+
+    /// Reads what has come of the value. Ready with `false` at the end of the
+    /// stream.
+    pub(super) fn poll_value(
+        &mut self,
+        session: &Session,
+        cx: &mut Context<'_>,
+        stream: &ReadHalf,
+    ) -> Poll<io::Result<bool>> {
+        let Some(incoming) = &mut self.incoming else {
+            return Poll::Ready(Ok(true));
+        };
+        let shared = session.worker.shared();
+        let now = shared.store.now();
+        let read = incoming.poll_read(cx, stream, &shared.store, now);
+        let read = std::task::ready!(read)?;
+        session.presence().spoke(clock::now());
+        let mut out = session.outbox.writer();
+        let mut reading = Reading {
+            session,
+            shared,
+            out: &mut out,
+            now,
+            limits: execute::limits(&shared.store),
+        };
+        match read {
+            Ok(0) => return Poll::Ready(Ok(false)),
+            Ok(count) => {
+                let received = u64::try_from(count).unwrap_or(u64::MAX);
+                session.worker.stats.bytes_received.add(received);
+                self.finish_value(&mut reading);
+            }
+            Err(_) => self.give_up(&mut reading),
+        }
+        session.presence().set_halfway(self.incoming.is_some());
+        Poll::Ready(Ok(true))
+    }
+
+    /// Carries out the command whose value is there, if it is.
+    fn finish_value(&mut self, reading: &mut Reading<'_, '_>) {
+        let Some(incoming) = self.incoming.take_if(|incoming| incoming.rest() == 0) else {
+            return;
+        };
+        let well_ended = incoming.is_well_ended();
+        let head = incoming.head.clone();
+        let value = if well_ended {
+            Ok(incoming.finish())
+        } else {
+            Err(Refused::BadEnd)
+        };
+        reading.execute_head(&head, value);
+    }
+
+    /// There is no memory for the value: the rest of it is passed over.
+    fn give_up(&mut self, reading: &mut Reading<'_, '_>) {
+        if let Some(incoming) = self.incoming.take() {
+            self.swallow = incoming.rest();
+            let head = incoming.head.clone();
+            drop(incoming);
+            reading.execute_head(&head, Err(Refused::Full));
+        }
+    }
+}
+
+/// Logging in.
+impl Talk {
+    /// Takes what looks like a `set`; its value is `name password`.
+    fn take_login(&mut self, rest: &[u8], reading: &mut Reading<'_, '_>) -> Step {
+        /// Shorter is no login at all, and memcached closes.
+        const LINE_BYTES_MIN: usize = 6;
+        /// Longer is rubbish.
+        const LINE_BYTES_MAX: usize = 2048;
+        let Some(end) = memchr(b'\n', rest) else {
+            if rest.len() > LINE_BYTES_MAX {
+                return Step::Close;
+            }
+            let need = rest.len() + 1;
+            return Step::More { need, scanned: 0 };
+        };
+        if end < LINE_BYTES_MIN {
+            return Step::Close;
+        }
+        let line = rest.get(..end).unwrap_or_default();
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        let mut words = Words::new(line);
+        let is_set = words.next() == Some(b"set");
+        let length = words.nth(3).and_then(crate::protocol::number::read_u32);
+        let length = length.and_then(|length| usize::try_from(length).ok());
+        let Some(length) = length.filter(|_| is_set) else {
+            reading.say("CLIENT_ERROR unauthenticated");
+            return Step::Used(end + 1);
+        };
+        if length > LOGIN_BYTES_MAX {
+            reading.say("CLIENT_ERROR auth token too long");
+            return Step::Used(end + 1);
+        }
+        let total = end + 1 + length + 2;
+        let Some(block) = rest.get(end + 1..total) else {
+            return Step::More {
+                need: total,
+                scanned: 0,
+            };
+        };
+        if reading.login(block) {
+            self.mode = Mode::Text;
+        }
+        Step::Used(total)
+    }
+}
+
+impl Reading<'_, '_> {
+    /// Carries out a request.
+    #[inline]
+    fn execute(&mut self, request: &Request<'_>) {
+        if self.shared.detail.is_enabled() {
+            return self.execute_in_detail(request);
+        }
+        if let Request::Admin(admin) = request {
+            command::execute(self.session, self.shared, admin, self.now, self.out);
+        } else {
+            execute::execute(&self.shared.store, request, self.now, self.out);
+        }
+    }
+
+    /// Carries out a request and counts it for its key's prefix.
+    fn execute_in_detail(&mut self, request: &Request<'_>) {
+        let detail = &self.shared.detail;
+        let store = &self.shared.store;
+        match request {
+            Request::Retrieve(retrieve) => {
+                const END: &[u8] = b"END\r\n";
+                for (_, key) in retrieve.keys.iter() {
+                    let one = Request::Retrieve(Retrieve {
+                        keys: Keys::one(key),
+                        ..*retrieve
+                    });
+                    let outcome = execute::execute(store, &one, self.now, self.out);
+                    let bytes = self.out.bytes();
+                    bytes.truncate(bytes.len() - END.len());
+                    detail.record_get(key, outcome == crate::protocol::reply::Outcome::Hit);
+                }
+                self.out.bytes().extend_from_slice(END);
+                return;
+            }
+            Request::Store(store) => detail.record_set(store.key),
+            Request::Change(change)
+                if change.verb == crate::protocol::request::ChangeVerb::Delete =>
+            {
+                detail.record_delete(change.key);
+            }
+            Request::Admin(admin) => {
+                return command::execute(self.session, self.shared, admin, self.now, self.out);
+            }
+            _ => {}
+        }
+        execute::execute(store, request, self.now, self.out);
+    }
+
+    /// Carries out a command from its line, now that its value is there or is
+    /// known not to come.
+    fn execute_head(&mut self, head: &[u8], value: Result<crate::backend::store::Owned, Refused>) {
+        // It was announced before, and is so again.
+        if let Cut::Announced { request, .. } = text::cut(head, 0, &self.limits) {
+            self.execute_with(&request, value);
+        }
+    }
+
+    fn execute_with(
+        &mut self,
+        request: &Request<'_>,
+        value: Result<crate::backend::store::Owned, Refused>,
+    ) {
+        if self.shared.detail.is_enabled()
+            && let Request::Store(store) = request
+        {
+            self.shared.detail.record_set(store.key);
+        }
+        execute::execute_with(&self.shared.store, request, value, self.now, self.out);
+    }
+
+    fn refuse(&mut self, error: Error, silent: bool, replaced: Option<Replaced<'_>>) {
+        self.session.worker.stats.bad_requests.increment();
+        if error == Error::TooLarge {
+            self.shared.store.count_too_large();
+        }
+        if let Some(replaced) = replaced {
+            execute::delete_replaced(&self.shared.store, replaced, self.now);
+        }
+        if !silent {
+            self.say(&error.to_string());
+        }
+    }
+
+    fn say(&mut self, text: &str) {
+        let bytes = self.out.bytes();
+        bytes.extend_from_slice(text.as_bytes());
+        bytes.extend_from_slice(b"\r\n");
+    }
+
+    /// Checks `name password` and a line end.
+    fn login(&mut self, block: &[u8]) -> bool {
+        let Some(login) = block.strip_suffix(b"\r\n") else {
+            self.say("CLIENT_ERROR bad command line termination");
+            return false;
+        };
+        let blank = memchr(b' ', login).and_then(|blank| login.split_at_checked(blank));
+        let Some((name, [_, password @ ..])) = blank else {
+            self.say("CLIENT_ERROR bad authentication token format");
+            return false;
+        };
+        let stats = &self.session.worker.stats;
+        stats.logins.increment();
+        let users = self.shared.settings.users.as_ref();
+        let known = users.is_some_and(|users| users.know(name, password));
+        if known {
+            self.say("STORED");
+        } else {
+            stats.login_failures.increment();
+            self.say("CLIENT_ERROR authentication failure");
+        }
+        known
+    }
+
+    /// Commands that only tests of clients and servers have. Says whether it was
+    /// one.
+    fn command_of_tests(&mut self, line: &[u8]) -> bool {
+        let line = line.trim_ascii_end();
+        let Some(args) = line.strip_prefix(b"debugtime ") else {
+            return false;
+        };
+        if !self.shared.settings.move_clock {
+            return false;
+        }
+        let seconds = str::from_utf8(args).ok().and_then(|args| args.parse().ok());
+        match seconds {
+            Some(seconds) => {
+                self.shared.store.advance_clock(seconds);
+                self.now = self.shared.store.now();
+                self.say("OK");
+            }
+            None => self.say("ERROR"),
+        }
+        true
+    }
+}
