@@ -4,6 +4,7 @@
 //! indexes unchecked or computes unchecked on numbers from the wire.
 #![warn(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
+pub mod binary;
 pub mod error;
 pub mod key;
 pub mod limits;
