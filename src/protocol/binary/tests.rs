@@ -18,6 +18,7 @@ use crate::protocol::reply::Desync;
 
 const LIMITS: Limits = Limits {
     value_bytes_max: 300,
+    announce_bytes_min: usize::MAX,
     line_bytes_max: 0,
 };
 
