@@ -28,6 +28,10 @@ fn execute(args: Args) -> anyhow::Result<()> {
             let config = Config::load(&file)?;
             print(|out| cli::check::report(&config, out))
         }
+        Command::Diff { old, new } => {
+            let (old, new) = (Config::load(&old)?, Config::load(&new)?);
+            print(|out| cli::diff::report(&old, &new, out))
+        }
         Command::Route(asked) => {
             let config = Config::load(&asked.config)?;
             let pool = cli::route::pool(&config, asked.listen.as_deref())?;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::Full;
-use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE};
+use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, ORIGIN};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -17,10 +17,11 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use super::config;
 use super::metrics;
 use super::route;
 use super::servers;
-use super::state::State;
+use super::state::{Command, State};
 
 /// Connections served at a time; further ones wait in the backlog.
 const CONNECTIONS_MAX: usize = 64;
@@ -53,8 +54,8 @@ async fn accept(listener: &TcpListener, state: &Arc<State>, room: &Arc<Semaphore
         // Ends with its client, which the header time-out bounds between requests.
         tokio::spawn(async move {
             let service = service_fn(|request| {
-                let answer = answer(&request, &state);
-                async { Ok::<_, Infallible>(answer) }
+                let state = Arc::clone(&state);
+                async move { Ok::<_, Infallible>(answer(&request, &state).await) }
             });
             let served = hyper::server::conn::http1::Builder::new()
                 .timer(TokioTimer::new())
@@ -82,25 +83,54 @@ const INDEX: &str = "ketch\n\n\
     /metrics       counters and latencies for Prometheus\n\
     /healthz       200 while the process works\n\
     /readyz        200 while new clients are welcome\n\
-    /config        the configuration in force\n\
+    /config        the configuration in force, and why a newer file is not\n\
     /servers       state and counters of every server\n\
-    /route?key=K   where a key goes (&listener=ADDRESS where there are several)\n";
+    /route?key=K   where a key goes (&listener=ADDRESS where there are several)\n\
+    POST /reload   read the configuration again\n\
+    POST /drain    take no more clients, finish, and end\n";
 
-fn answer<B>(request: &Request<B>, state: &State) -> Answer {
-    if request.method() != Method::GET && request.method() != Method::HEAD {
-        let mut answer = plain(StatusCode::METHOD_NOT_ALLOWED, "only GET\n");
-        answer
-            .headers_mut()
-            .insert(ALLOW, hyper::header::HeaderValue::from_static("GET, HEAD"));
-        return answer;
+/// What the pages that do something are for; the others only show.
+fn command_of(path: &str) -> Option<Command> {
+    match path {
+        "/reload" => Some(Command::Reload),
+        "/drain" => Some(Command::Drain),
+        _ => None,
     }
+}
+
+async fn answer<B>(request: &Request<B>, state: &State) -> Answer {
+    let command = command_of(request.uri().path());
+    match (request.method(), command) {
+        (&Method::POST, Some(_)) if request.headers().contains_key(ORIGIN) => {
+            plain(StatusCode::FORBIDDEN, "not for web pages\n")
+        }
+        (&Method::POST, Some(command)) => match state.order(command).await {
+            Ok(done) => plain(StatusCode::OK, &format!("{done}\n")),
+            Err(problem) => plain(StatusCode::CONFLICT, &format!("{problem}\n")),
+        },
+        (_, Some(_)) => not_allowed("POST"),
+        (&Method::GET | &Method::HEAD, None) => show(request, state),
+        (_, None) => not_allowed("GET, HEAD"),
+    }
+}
+
+fn not_allowed(methods: &'static str) -> Answer {
+    let text = format!("only {methods}\n");
+    let mut answer = plain(StatusCode::METHOD_NOT_ALLOWED, &text);
+    let methods = hyper::header::HeaderValue::from_static(methods);
+    answer.headers_mut().insert(ALLOW, methods);
+    answer
+}
+
+/// The pages that only show.
+fn show<B>(request: &Request<B>, state: &State) -> Answer {
     match request.uri().path() {
         "/" => plain(StatusCode::OK, INDEX),
         "/metrics" => with_type(StatusCode::OK, PROMETHEUS, metrics::render(state)),
         "/healthz" => plain(StatusCode::OK, "ok\n"),
         "/readyz" if state.is_ready() => plain(StatusCode::OK, "ready\n"),
         "/readyz" => plain(StatusCode::SERVICE_UNAVAILABLE, "not ready\n"),
-        "/config" => with_type(StatusCode::OK, YAML, state.source.load().text.clone()),
+        "/config" => with_type(StatusCode::OK, YAML, config::render(state)),
         "/servers" => with_type(StatusCode::OK, JSON, servers::report(state).to_string()),
         "/route" => route_answer(request.uri().query().unwrap_or_default(), state),
         _ => plain(StatusCode::NOT_FOUND, "no such page; see /\n"),

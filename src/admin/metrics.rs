@@ -1,6 +1,7 @@
 //! `/metrics`: every number the proxy keeps, summed over its threads.
 
 use super::page::{Family, Kind, Page, Samples, seconds};
+use super::reloads::Outcome;
 use super::state::State;
 use crate::clock;
 use crate::pool::{Failure, Server, ServerStats};
@@ -29,6 +30,10 @@ families! {
     RESIDENT Gauge "process_resident_memory_bytes" [] "memory of the process that is in RAM";
     FDS Gauge "process_open_fds" [] "descriptors that the process has open";
     READY Gauge "ketch_ready" [] "1 while new clients are welcome";
+    CONFIG_INFO Gauge "ketch_config_info" ["hash"] "1, labelled with the hash of the configuration in force (XXH3-64 of the file's text)";
+    CONFIG_TIME Gauge "ketch_config_last_reload_success_timestamp_seconds" [] "when the configuration in force was read, in seconds since the Unix epoch";
+    CONFIG_OK Gauge "ketch_config_last_reload_successful" [] "0 while the file that was read last is not in force because something is wrong with it";
+    CONFIG_RELOADS Counter "ketch_config_reloads_total" ["outcome"] "times that the file was read again: applied, unchanged, or refused";
     WORKERS Gauge "ketch_workers" [] "worker threads";
     SESSIONS Gauge "ketch_client_sessions" [] "clients connected now";
     SESSIONS_MAX Gauge "ketch_client_sessions_max" [] "most clients at a time (clients.connections_max)";
@@ -65,6 +70,7 @@ families! {
 pub fn render(state: &State) -> String {
     let mut page = Page::default();
     process(&mut page, state);
+    config(&mut page, state);
     clients(&mut page, state);
     pools(&mut page, state);
     let mut text = page.finish();
@@ -94,6 +100,19 @@ fn process(page: &mut Page, state: &State) {
         fds.sample(&[], count);
     }
     page.family(&READY).sample(&[], u8::from(state.is_ready()));
+}
+
+fn config(page: &mut Page, state: &State) {
+    let source = state.source.load();
+    let hash = format!("{:016x}", source.hash);
+    page.family(&CONFIG_INFO).sample(&[&hash], 1);
+    page.family(&CONFIG_TIME).sample(&[], source.read_at);
+    let is_in_force = state.reloads.refusal().is_none();
+    page.family(&CONFIG_OK).sample(&[], u8::from(is_in_force));
+    let mut reloads = page.family(&CONFIG_RELOADS);
+    for outcome in Outcome::ALL {
+        reloads.sample(&[outcome.name()], state.reloads.count(outcome));
+    }
 }
 
 fn clients(page: &mut Page, state: &State) {

@@ -4,9 +4,11 @@
 //! A listener of its own: nothing on the data port can change or stop the proxy,
 //! and a flood there does not keep an operator out.
 
+pub mod config;
 pub mod http;
 pub mod metrics;
 pub mod page;
+pub mod reloads;
 pub mod route;
 pub mod servers;
 pub mod state;

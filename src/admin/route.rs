@@ -30,25 +30,28 @@ pub enum Error {
 /// [`Error::UnknownListener`] if there is no such listener.
 pub fn explain(state: &State, key: &[u8], listener: Option<&str>) -> Result<Value, Error> {
     let source = state.source.load();
-    let number = match listener {
-        None => 0,
-        Some(asked) => source
-            .listeners
-            .iter()
-            .position(|known| known == asked)
-            .ok_or_else(|| Error::UnknownListener {
-                asked: asked.to_owned(),
-                known: source.listeners.join(", "),
+    let mut listeners = source.listeners.iter();
+    let found = match listener {
+        None => listeners.next().ok_or(Error::NoRoute)?,
+        Some(asked) => listeners
+            .find(|known| known.address == asked)
+            .ok_or_else(|| {
+                let known = source.listeners.iter();
+                let known: Vec<_> = known.map(|known| known.address.as_str()).collect();
+                Error::UnknownListener {
+                    asked: asked.to_owned(),
+                    known: known.join(", "),
+                }
             })?,
     };
     let layout = state.shared.layout.load();
-    let Route::Pool(pool) = layout.entry(number).ok_or(Error::NoRoute)?.route;
+    let Route::Pool(pool) = layout.entry(found.number).ok_or(Error::NoRoute)?.route;
     let pool = layout.pools.get(pool).ok_or(Error::NoRoute)?;
     let explanation = pool.placement.explain(key);
     let server = pool.members.get(explanation.server).ok_or(Error::NoRoute)?;
     Ok(json!({
         "key": String::from_utf8_lossy(key),
-        "listener": source.listeners.get(number),
+        "listener": found.address,
         "pool": pool.name,
         "hashed": String::from_utf8_lossy(explanation.hashed),
         "hash": explanation.hash,

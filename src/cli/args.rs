@@ -57,6 +57,16 @@ pub(crate) enum Command {
         #[arg(value_name = "FILE", default_value = FILE)]
         file: PathBuf,
     },
+    /// Say what would change, and how many keys would move, if one configuration
+    /// took the place of another.
+    Diff {
+        /// The configuration before.
+        #[arg(value_name = "OLD")]
+        old: PathBuf,
+        /// The configuration after.
+        #[arg(value_name = "NEW")]
+        new: PathBuf,
+    },
     /// Say which server holds a key, and why.
     Route(Route),
     /// Print the JSON schema of the configuration.

@@ -3,6 +3,7 @@
 pub(crate) mod args;
 pub(crate) mod check;
 mod descriptors;
+pub(crate) mod diff;
 mod log;
 pub(crate) mod proxy;
 pub(crate) mod route;

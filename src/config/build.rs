@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::Config;
 use super::error::Error;
 use super::settings::{self, Settings};
+use crate::net::listener::Address;
 use crate::pool::Server;
 use crate::pool::server::Place;
 use crate::protocol::serve::Serve;
@@ -49,7 +50,7 @@ impl Config {
             limits: listen.limits(&clients),
             flush_all: listen.flush_all.unwrap_or(clients.flush_all),
         });
-        let entries = numbered(entries, previous);
+        let (addresses, entries) = numbered(entries, previous);
         let pools = pools.iter().zip(self.placements).map(|(pool, placement)| {
             Ok(Pool {
                 name: pool.name.as_str().into(),
@@ -61,29 +62,32 @@ impl Config {
         Ok(Layout {
             pools: pools.collect::<Result<_, Error>>()?,
             entries,
+            addresses,
             sessions: clients.sessions,
         })
     }
 }
 
 /// Gives each listener its number: the one it had, else a new one. A number
-/// whose listener is gone stays empty, for clients that came by it may still be
-/// there.
-fn numbered(entries: impl Iterator<Item = Entry>, previous: Option<&Layout>) -> Vec<Option<Entry>> {
-    let before = previous.map_or(&[][..], |layout| &layout.entries);
-    let mut numbered = vec![None; before.len()];
+/// whose listener is gone stays empty until one of the same address comes back:
+/// clients that came by it may still be there.
+fn numbered(
+    entries: impl Iterator<Item = Entry>,
+    previous: Option<&Layout>,
+) -> (Vec<Address>, Vec<Option<Entry>>) {
+    let mut addresses = previous.map_or_else(Vec::new, |layout| layout.addresses.clone());
+    let mut numbered = vec![None; addresses.len()];
     for entry in entries {
-        let same = |earlier: &&Option<Entry>| {
-            let earlier = earlier.as_ref();
-            earlier.is_some_and(|earlier| earlier.address == entry.address)
-        };
-        let mut its = before.iter().zip(&mut numbered);
-        match its.find(|(earlier, now)| now.is_none() && same(earlier)) {
+        let mut its = addresses.iter().zip(&mut numbered);
+        match its.find(|(known, now)| now.is_none() && **known == entry.address) {
             Some((_, now)) => *now = Some(entry),
-            None => numbered.push(Some(entry)),
+            None => {
+                addresses.push(entry.address.clone());
+                numbered.push(Some(entry));
+            }
         }
     }
-    numbered
+    (addresses, numbered)
 }
 
 /// The servers behind sockets of a layout, by name.

@@ -11,6 +11,7 @@
 
 mod build;
 mod check;
+pub mod diff;
 mod doc;
 mod error;
 mod form;
@@ -30,6 +31,7 @@ use std::io::{self, Read};
 use std::path::Path;
 
 pub use build::MakeCache;
+pub use diff::Diff;
 pub use doc::{key_table, schema, sections};
 pub use error::{Error, Fault, Meant, Misfit, Problem, Warning};
 pub use grammar::{Flaw, show_duration, show_size};

@@ -41,6 +41,8 @@ pub struct Settings {
     pub log: String,
     /// How they are written.
     pub log_format: LogFormat,
+    /// Whether the file is read again when it changes.
+    pub watch: bool,
     /// How clients are treated.
     pub clients: Clients,
     /// The pools, in the order of the file.
@@ -56,6 +58,7 @@ impl Default for Settings {
             route: None,
             log: "info".to_owned(),
             log_format: LogFormat::default(),
+            watch: true,
             clients: Clients::default(),
             pools: Vec::new(),
         }

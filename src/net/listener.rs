@@ -7,7 +7,7 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
@@ -183,7 +183,7 @@ fn remove_stale(path: &Path) -> io::Result<()> {
 #[derive(Debug)]
 pub struct Gate {
     /// Most clients at a time.
-    sessions_max: usize,
+    sessions_max: AtomicUsize,
     accepted: AtomicU64,
     refused: AtomicU64,
 }
@@ -192,7 +192,7 @@ impl Gate {
     /// Lets in at most `sessions_max` clients at a time.
     pub fn new(sessions_max: usize) -> Self {
         Self {
-            sessions_max,
+            sessions_max: AtomicUsize::new(sessions_max),
             accepted: AtomicU64::new(0),
             refused: AtomicU64::new(0),
         }
@@ -210,7 +210,12 @@ impl Gate {
 
     /// Most clients at a time.
     pub fn sessions_max(&self) -> usize {
-        self.sessions_max
+        self.sessions_max.load(Ordering::Relaxed)
+    }
+
+    /// Lets in at most so many from now on. Those who are in stay.
+    pub fn set_sessions_max(&self, sessions_max: usize) {
+        self.sessions_max.store(sessions_max, Ordering::Relaxed);
     }
 }
 
@@ -226,13 +231,13 @@ pub async fn accept_all<O: Clone + Send + 'static>(
     // only when it is returned.
     while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
         match accepted {
-            Ok(socket) if workers.sessions() < gate.sessions_max => {
+            Ok(socket) if workers.sessions() < gate.sessions_max() => {
                 gate.accepted.fetch_add(1, Ordering::Relaxed);
                 workers.hand_over(socket, origin.clone()).await;
             }
             Ok(socket) => {
                 gate.refused.fetch_add(1, Ordering::Relaxed);
-                tracing::debug!(sessions_max = gate.sessions_max, "too many clients");
+                tracing::debug!(sessions_max = gate.sessions_max(), "too many clients");
                 turn_away(socket).await;
             }
             Err(error) if is_about_the_client(&error) => {

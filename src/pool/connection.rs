@@ -132,7 +132,7 @@ enum Stage {
     Connecting,
     /// Requests flow.
     Up,
-    /// The server has left the pool.
+    /// The server has left the pool, and what it owed is settled.
     Removed,
 }
 
@@ -152,6 +152,10 @@ pub struct Connection {
     stage: Cell<Stage>,
     /// Why the reader has to stop, set by whoever finds out.
     broken: Cell<Option<Failure>>,
+    /// The server has left the pool: the connection ends when nobody waits for
+    /// it any more.
+    retiring: Cell<bool>,
+    /// Wakes the task that is idle: a request has come, or it is to retire.
     wanted: Notify,
     deadlines: Rc<Deadlines>,
 }
@@ -182,6 +186,7 @@ impl Connection {
             front_blocks: Cell::new(0),
             stage: Cell::new(Stage::Idle),
             broken: Cell::new(None),
+            retiring: Cell::new(false),
             wanted: Notify::new(),
             deadlines: Rc::clone(deadlines),
         });
@@ -292,9 +297,28 @@ impl Connection {
         }
     }
 
-    /// Takes the server out of service: what is in flight fails, and so does
-    /// whatever is asked from now on. The caller aborts [`Self::run`].
-    pub fn close(&self) {
+    /// Takes the server out of service: what is in flight is still answered, or
+    /// fails in its time; then [`Self::run`] ends and with it the connection.
+    pub fn retire(&self) {
+        self.retiring.set(true);
+        self.wanted.notify_one();
+        self.end_if_settled();
+    }
+
+    /// Whether nobody waits for a reply; late ones would be dropped anyway.
+    fn is_settled(&self) -> bool {
+        self.waiting.borrow().len() == self.late.get()
+    }
+
+    #[inline]
+    fn end_if_settled(&self) {
+        if self.retiring.get() && self.is_settled() {
+            self.break_off(Failure::Removed);
+        }
+    }
+
+    /// The end of [`Self::run`]: whatever is asked from now on fails.
+    fn close(&self) {
         self.stage.set(Stage::Removed);
         self.outbox.detach();
         self.stats.connected.set(0);
@@ -305,7 +329,7 @@ impl Connection {
 /// Connecting.
 impl Connection {
     /// Makes the connection, reads replies, and makes it again when it breaks,
-    /// for ever. Whoever spawns it aborts it.
+    /// until it has retired.
     pub async fn run(self: Rc<Self>) {
         let Place::Remote(address) = &self.server.place else {
             return;
@@ -315,14 +339,20 @@ impl Connection {
         let mut attempts = 0;
         let mut eager = settings.preconnect;
         loop {
+            if self.retiring.get() && self.is_settled() {
+                return self.close();
+            }
             if !eager && self.waiting.borrow().is_empty() {
                 self.stage.set(Stage::Idle);
                 self.wanted.notified().await;
+                if self.retiring.get() {
+                    continue;
+                }
             }
             eager = false;
             if !self.server.health.is_active() {
                 self.fail_all(Failure::Ejected);
-                self.server.health.wait_until(true).await;
+                self.wait_for_return().await;
                 (attempts, eager) = (0, settings.preconnect);
                 continue;
             }
@@ -358,6 +388,18 @@ impl Connection {
             self.stage.set(Stage::Idle);
             if let Some(failure) = failure {
                 self.settle(failure);
+            }
+        }
+    }
+
+    /// Waits until the server is active again, or the connection is to retire.
+    async fn wait_for_return(&self) {
+        while !self.retiring.get() {
+            // Whichever is cancelled loses nothing: the health is a state, and a
+            // wish for the connection is looked for where it is acted on.
+            tokio::select! {
+                () = self.server.health.wait_until(true) => return,
+                () = self.wanted.notified() => {}
             }
         }
     }
@@ -515,6 +557,7 @@ impl Connection {
         };
         if answered {
             self.server.health.succeeded();
+            self.end_if_settled();
         }
         self.stats.bytes_received.add(to_u64(used));
         self.stats.bytes_sent.set(self.outbox.sent());
@@ -611,6 +654,7 @@ impl Connection {
             self.server.health.failed(Failure::TimedOut, now);
         }
         self.forget_unsent();
+        self.end_if_settled();
         let waiting = self.waiting.borrow();
         let oldest = waiting.front()?;
         let stalled = oldest.asked.after(settings.stall_timeout);

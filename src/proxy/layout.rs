@@ -78,6 +78,9 @@ pub struct Layout {
     /// One for each listener, by the number its connections come with; `None`
     /// for a listener that is no more.
     pub entries: Vec<Option<Entry>>,
+    /// Where each listener is or was, by the same number: one that comes back
+    /// gets the number it had.
+    pub addresses: Vec<Address>,
     /// The bounds of sessions.
     pub sessions: Settings,
 }
@@ -91,6 +94,11 @@ impl Layout {
             .filter(|member| seen.insert(Arc::as_ptr(&member.server)))
             .map(|member| Arc::clone(&member.server))
             .collect()
+    }
+
+    /// The pool of this name.
+    pub fn pool(&self, name: &str) -> Option<&Pool> {
+        self.pools.iter().find(|pool| *pool.name == *name)
     }
 
     /// The part of a listener.

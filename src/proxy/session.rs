@@ -83,6 +83,11 @@ impl Session {
         })
     }
 
+    /// The number of the listener that the client came by.
+    pub fn listener(&self) -> usize {
+        self.listener
+    }
+
     /// When the client last said something.
     pub fn last_active(&self) -> Moment {
         self.last_active.get()

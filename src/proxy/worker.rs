@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use tokio::task::AbortHandle;
+use tokio::sync::watch;
 
 use super::layout::{Cache, Layout, Member};
 use super::merge::Merge;
@@ -32,6 +32,8 @@ const SWEEP: Duration = Duration::from_millis(500);
 pub struct Shared {
     /// The configuration in force. Workers take a look at every batch.
     pub layout: ArcSwap<Layout>,
+    /// Tells idle workers that there is another.
+    replaced: watch::Sender<()>,
     /// How many clients there are and may be.
     pub gate: Arc<Gate>,
     /// When the proxy started.
@@ -45,6 +47,7 @@ impl Shared {
     pub fn new(layout: Layout, gate: Arc<Gate>) -> Arc<Self> {
         Arc::new(Self {
             layout: ArcSwap::from_pointee(layout),
+            replaced: watch::Sender::new(()),
             gate,
             started: clock::now(),
             workers: Mutex::default(),
@@ -52,12 +55,31 @@ impl Shared {
         })
     }
 
+    /// Puts another configuration in force, for all workers at once. Requests in
+    /// flight end as they began.
+    pub fn install(&self, layout: Layout) {
+        self.layout.store(Arc::new(layout));
+        let layout = self.layout.load();
+        lock(&self.pools).retain(|counters| layout.pool(&counters.pool).is_some());
+        self.replaced.send_replace(());
+    }
+
     /// The counters of all workers.
     pub fn worker_stats(&self) -> Vec<Arc<WorkerStats>> {
         lock(&self.workers).clone()
     }
 
-    /// The counters of all workers for all pools that there have been.
+    /// Shows a worker's counters for a pool to those who read them, again if the
+    /// pool was gone for a while that the worker did not notice.
+    fn show(&self, counters: &PoolCounters) {
+        let mut pools = lock(&self.pools);
+        let shown = |known: &PoolCounters| Arc::ptr_eq(&known.stats, &counters.stats);
+        if !pools.iter().any(shown) {
+            pools.push(counters.clone());
+        }
+    }
+
+    /// The counters of all workers for all pools that there are.
     pub fn pool_stats(&self) -> Vec<PoolCounters> {
         lock(&self.pools).clone()
     }
@@ -117,7 +139,6 @@ pub struct View {
 struct Linked {
     server: Arc<Server>,
     link: Link,
-    tasks: Vec<AbortHandle>,
 }
 
 /// One worker thread of the proxy.
@@ -176,8 +197,11 @@ impl Worker {
     }
 
     /// Builds the view of a new configuration. Servers that were there before
-    /// keep their connections, others are closed.
+    /// keep their connections, others retire.
     fn adopt(&self, layout: &Arc<Layout>) -> Rc<View> {
+        let mut counters = self.counters.borrow_mut();
+        counters.retain(|counters| layout.pool(&counters.pool).is_some());
+        drop(counters);
         let pools = layout
             .pools
             .iter()
@@ -196,14 +220,20 @@ impl Worker {
                 .iter()
                 .flat_map(|pool| &pool.members)
                 .any(|member| Arc::ptr_eq(&member.server, &linked.server));
-            if !stays {
-                linked.tasks.iter().for_each(AbortHandle::abort);
-                if let Link::Remote(connections) = &linked.link {
-                    connections.iter().for_each(|connection| connection.close());
-                }
+            if let Link::Remote(connections) = &linked.link
+                && !stays
+            {
+                connections
+                    .iter()
+                    .for_each(|connection| connection.retire());
             }
             stays
         });
+        for session in self.live_sessions() {
+            if layout.entry(session.listener()).is_none() {
+                session.end(End::Drain);
+            }
+        }
         let view = Rc::new(View {
             layout: Arc::clone(layout),
             pools,
@@ -223,31 +253,24 @@ impl Worker {
             return link;
         }
         let server = &member.server;
-        let (link, tasks) = match &member.embedded {
-            Some(Cache { serve, .. }) => {
-                let link = Link::Embedded(Embedded {
-                    cache: Arc::clone(serve),
-                    stats: server.new_stats(),
-                });
-                (link, Vec::new())
-            }
+        let link = match &member.embedded {
+            Some(Cache { serve, .. }) => Link::Embedded(Embedded {
+                cache: Arc::clone(serve),
+                stats: server.new_stats(),
+            }),
             None => {
                 let connections: Rc<[_]> = (0..server.settings.connections.max(1))
                     .map(|_| Connection::new(Arc::clone(server), &self.turn, &self.deadlines))
                     .collect();
-                let tasks = connections
-                    .iter()
-                    .map(|connection| {
-                        tokio::task::spawn_local(Rc::clone(connection).run()).abort_handle()
-                    })
-                    .collect();
-                (Link::Remote(connections), tasks)
+                for connection in &*connections {
+                    tokio::task::spawn_local(Rc::clone(connection).run());
+                }
+                Link::Remote(connections)
             }
         };
         self.linked.borrow_mut().push(Linked {
             server: Arc::clone(server),
             link: link.clone(),
-            tasks,
         });
         link
     }
@@ -255,6 +278,7 @@ impl Worker {
     fn counters_for(&self, pool: &str) -> Arc<PoolStats> {
         let mut mine = self.counters.borrow_mut();
         if let Some(known) = mine.iter().find(|known| *known.pool == *pool) {
+            self.shared.show(known);
             return Arc::clone(&known.stats);
         }
         let counters = PoolCounters {
@@ -262,7 +286,7 @@ impl Worker {
             stats: Arc::default(),
         };
         let stats = Arc::clone(&counters.stats);
-        lock(&self.shared.pools).push(counters.clone());
+        self.shared.show(&counters);
         mine.push(counters);
         stats
     }
@@ -282,22 +306,38 @@ impl Worker {
         memory::trim();
     }
 
+    fn live_sessions(&self) -> Vec<Rc<Session>> {
+        let mut sessions = self.sessions.borrow_mut();
+        sessions.retain(|session| session.strong_count() > 0);
+        sessions.iter().filter_map(Weak::upgrade).collect()
+    }
+
     /// Gives idle clients up and their memory back.
     fn sweep(&self) {
         let idle_timeout = self.view().layout.sessions.idle_timeout;
         let now = clock::now();
-        let sessions: Vec<_> = {
-            let mut sessions = self.sessions.borrow_mut();
-            sessions.retain(|session| session.strong_count() > 0);
-            sessions.iter().filter_map(Weak::upgrade).collect()
-        };
-        for session in sessions {
+        for session in self.live_sessions() {
             let idle = now.since(session.last_active());
             if idle >= SWEEP {
                 session.shrink();
             }
             if !idle_timeout.is_zero() && idle >= idle_timeout {
                 session.end(End::Idle);
+            }
+        }
+    }
+}
+
+impl Worker {
+    /// Adopts configurations as they come, whether or not there are clients: the
+    /// first connects to the servers before the first client comes.
+    async fn follow(self: Rc<Self>) {
+        let mut replaced = self.shared.replaced.subscribe();
+        loop {
+            self.view();
+            // Fails only when the proxy is gone.
+            if replaced.changed().await.is_err() {
+                return;
             }
         }
     }
@@ -321,8 +361,7 @@ impl Handler for Worker {
     async fn background(self: Rc<Self>) {
         tokio::task::spawn_local(Rc::clone(&self.turn).run());
         tokio::task::spawn_local(Rc::clone(&self.deadlines).run());
-        // Connects to the servers before the first client comes.
-        self.view();
+        tokio::task::spawn_local(Rc::clone(&self).follow());
         let mut received = 0;
         let mut released = false;
         loop {

@@ -3,12 +3,16 @@
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{self, Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::now;
 
 /// How long the program may take until it is ready.
 const START_MAX: Duration = Duration::from_secs(20);
@@ -45,10 +49,25 @@ impl Ketch {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = format!("ketch-it-{}-{number}.yaml", process::id());
         let file = std::env::temp_dir().join(name);
-        fs::write(&file, format!("log_format: json\n{config}")).unwrap();
-        let mut child = Command::new(env!("CARGO_BIN_EXE_ketch"))
-            .args(["proxy", "-c"])
-            .arg(&file)
+        fs::write(&file, Self::in_json(config)).unwrap();
+        Self::start_on(file)
+    }
+
+    /// The text of a configuration whose log this harness can read.
+    pub(crate) fn in_json(config: &str) -> String {
+        format!("log_format: json\n{config}")
+    }
+
+    /// Starts the proxy on a file, which is removed in the end.
+    pub(crate) fn start_on(file: PathBuf) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ketch"));
+        command.args(["proxy", "-c"]).arg(&file);
+        Self::spawn(command, file)
+    }
+
+    /// Starts the proxy by a command that leads to it.
+    pub(crate) fn spawn(mut command: Command, file: PathBuf) -> Self {
+        let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -114,17 +133,80 @@ impl Ketch {
         );
     }
 
+    /// Writes another configuration into its file and has it read.
+    pub(crate) fn reload(&self, config: &str) -> (u16, String) {
+        fs::write(&self.file, Self::in_json(config)).unwrap();
+        self.post("/reload")
+    }
+
+    /// Its configuration's file.
+    pub(crate) fn file(&self) -> &Path {
+        &self.file
+    }
+
+    /// Its number among processes.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Sends it a signal.
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    /// What the system says of the process: a line of `/proc/PID/status`, its
+    /// first number.
+    pub(crate) fn status(&self, field: &str) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix(field));
+        let number = line.unwrap().trim_start_matches(':').split_whitespace();
+        number.clone().next().unwrap().parse().unwrap()
+    }
+
+    /// Descriptors that it has open.
+    pub(crate) fn descriptors(&self) -> usize {
+        let all = fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap();
+        all.count()
+    }
+
     /// Asks the admin listener; returns status and body.
     pub(crate) fn ask(&self, path: &str) -> (u16, String) {
+        self.call("GET", path)
+    }
+
+    /// Has the admin listener do something; returns status and body.
+    pub(crate) fn post(&self, path: &str) -> (u16, String) {
+        self.call("POST", path)
+    }
+
+    fn call(&self, method: &str, path: &str) -> (u16, String) {
         use std::io::{Read, Write};
         let mut stream = std::net::TcpStream::connect(self.admin.unwrap()).unwrap();
-        let request = format!("GET {path} HTTP/1.1\r\nhost: ketch\r\nconnection: close\r\n\r\n");
+        let request =
+            format!("{method} {path} HTTP/1.1\r\nhost: ketch\r\nconnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
         let status = answer.split(' ').nth(1).unwrap().parse().unwrap();
         let (_, body) = answer.split_once("\r\n\r\n").unwrap();
         (status, body.to_owned())
+    }
+
+    /// Waits until a metric is `value`.
+    pub(crate) fn wait_for_metric(&self, name: &str, labels: &str, value: f64) {
+        let deadline = now() + START_MAX;
+        loop {
+            let is = self.metric(name, labels);
+            if (is - value).abs() < 0.5 {
+                return;
+            }
+            let log = self.log_lines();
+            assert!(
+                now() < deadline,
+                "{name}{{{labels}}} is {is}, not {value}: {log:#?}"
+            );
+            thread::yield_now();
+        }
     }
 
     /// The sum of all samples of a metric whose labels hold `labels`.

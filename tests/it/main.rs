@@ -16,6 +16,7 @@ mod ketch;
 mod layers;
 mod memccapable;
 mod peer;
+mod reload;
 mod scripted;
 mod sessions;
 mod target;

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 
@@ -46,6 +46,7 @@ struct Shared {
     items: Mutex<HashMap<Vec<u8>, Item>>,
     streams: Mutex<Vec<TcpStream>>,
     ended: AtomicBool,
+    open: AtomicUsize,
 }
 
 /// Client flags, as sent, and value.
@@ -67,6 +68,7 @@ impl Scripted {
             items: Mutex::default(),
             streams: Mutex::default(),
             ended: AtomicBool::new(false),
+            open: AtomicUsize::new(0),
         });
         let accepting = Arc::clone(&shared);
         thread::spawn(move || {
@@ -80,7 +82,9 @@ impl Scripted {
                 let shared = Arc::clone(&accepting);
                 // Ends with its connection.
                 thread::spawn(move || {
+                    shared.open.fetch_add(1, Ordering::SeqCst);
                     let _ = shared.serve(stream);
+                    shared.open.fetch_sub(1, Ordering::SeqCst);
                 });
             }
         });
@@ -97,6 +101,11 @@ impl Scripted {
     pub(crate) fn value(&self, key: &[u8]) -> Option<Vec<u8>> {
         let items = self.shared.items.lock().unwrap();
         items.get(key).map(|(_, value)| value.clone())
+    }
+
+    /// Connections that its clients have not closed.
+    pub(crate) fn connections(&self) -> usize {
+        self.shared.open.load(Ordering::SeqCst)
     }
 
     /// Closes every connection there is, and goes on listening.

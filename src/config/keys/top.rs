@@ -4,7 +4,7 @@ use serde_json::{Value as Json, json};
 
 use super::{CLIENTS, LISTENER, NAME, POOL};
 use crate::config::error::{Fault, Misfit};
-use crate::config::form::{Counts, OneOf, Optional, OrWord, Parsed};
+use crate::config::form::{Counts, Flag, OneOf, Optional, OrWord, Parsed};
 use crate::config::grammar;
 use crate::config::key::{Key, Nested, Preset, Scalar, Section, Slot, lens};
 use crate::config::path::Part;
@@ -126,6 +126,18 @@ pub(in crate::config) static TOP: Section<Settings> = Section {
             },
             preset: Preset::Fresh,
             help: "How events are written: for people, or one JSON object in a line.",
+            bound: "",
+        },
+        Key {
+            name: "watch",
+            slot: &Scalar {
+                lens: lens!(Settings, watch),
+                form: Flag,
+            },
+            preset: Preset::Fresh,
+            help: "Whether this file is read again when it changes. `SIGHUP` and `POST /reload` \
+                   have it read again in any case. `admin`, `log`, `log_format` and `workers` \
+                   change only with a restart.",
             bound: "",
         },
     ],

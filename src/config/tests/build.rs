@@ -150,9 +150,11 @@ fn a_listener_keeps_its_number() {
     assert_eq!(number(&second, "127.0.0.1:0"), Some(2));
     assert_eq!(number(&second, "unix:/c"), Some(4));
     assert!(second.entry(0).is_none() && second.entry(3).is_none());
-    // Clients of a number whose listener is gone must not meet another's rules.
-    let (third, _) = build(&yaml("[/a]"), Some(&second));
-    assert_eq!(number(&third, "unix:/a"), Some(5));
+    // Clients of a number whose listener is gone must not meet another's rules,
+    // but they may meet those of its return.
+    let (third, _) = build(&yaml("[/d, /a]"), Some(&second));
+    assert_eq!(number(&third, "unix:/a"), Some(0));
+    assert_eq!(number(&third, "unix:/d"), Some(5));
 }
 
 #[test]

@@ -190,7 +190,7 @@ pools:
 
 /// A line for every key that says something else than the default, under its
 /// section. Those without a line are seen to by other tests.
-const OTHER: [(&str, &str, &str); 47] = [
+const OTHER: [(&str, &str, &str); 48] = [
     ("top level", "listen", "listen: 127.0.0.1:1"),
     ("top level", "route", "route: main"),
     ("top level", "pools", ""),
@@ -199,6 +199,7 @@ const OTHER: [(&str, &str, &str); 47] = [
     ("top level", "admin", "admin: off"),
     ("top level", "log", "log: debug"),
     ("top level", "log_format", "log_format: json"),
+    ("top level", "watch", "watch: false"),
     ("listen[]", "address", ""),
     ("listen[]", "mode", "mode: 0600"),
     ("listen[]", "route", "route: main"),

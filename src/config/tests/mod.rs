@@ -1,6 +1,7 @@
 //! Tests of whole files.
 
 mod build;
+mod diff;
 mod faults;
 mod files;
 mod keys;

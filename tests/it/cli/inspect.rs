@@ -199,6 +199,7 @@ fn help_and_version_are_told_and_bad_usage_is_refused() {
     for word in [
         "proxy",
         "check",
+        "diff",
         "route",
         "schema",
         "--config",
@@ -226,4 +227,33 @@ fn a_reader_that_goes_away_is_no_failure() {
     let mut child = ketch(&["schema"]).stdout(Stdio::piped()).spawn().unwrap();
     drop(child.stdout.take());
     assert!(child.wait().unwrap().success());
+}
+
+#[test]
+fn a_diff_says_what_changes_and_how_many_keys_move() {
+    let old = TempFile::new(
+        "old.yaml",
+        "listen: 127.0.0.1:1\nworkers: 1\npools: {main: {servers: [192.0.2.1:1, 192.0.2.2:1]}}\n",
+    );
+    let new = TempFile::new(
+        "new.yaml",
+        "listen: [127.0.0.1:1, 127.0.0.1:2]\nworkers: 2\n\
+         pools: {main: {timeout: 2s, servers: [192.0.2.1:1, 192.0.2.3:1]}}\n",
+    );
+    let (code, out, errors) = output(&["diff", old.path(), new.path()]);
+    assert_eq!((code, errors.as_str()), (0, ""));
+    let (before, percent) = out.split_once("main (127.0.0.1:1): ").unwrap();
+    assert_eq!(
+        before,
+        "listeners\n  + 127.0.0.1:2\nservers\n  + main: 192.0.2.3:1\n  - main: 192.0.2.2:1\n\
+         values\n  pools.main.timeout: 1s -> 2s\n  workers: 1 -> 2\n\
+         keys that move to other servers\n  "
+    );
+    let (percent, rest) = percent.split_once(" %\n").unwrap();
+    assert!((50.0..80.0).contains(&percent.parse::<f64>().unwrap()));
+    assert_eq!(rest, "only with a restart: workers\n");
+    let (_, out, _) = output(&["diff", new.path(), new.path()]);
+    assert_eq!(out, "nothing changes\n");
+    let (code, _, errors) = output(&["diff", old.path(), "/nowhere"]);
+    assert_eq!(code, 1, "{errors}");
 }
