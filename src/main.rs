@@ -24,6 +24,7 @@ fn main() -> ExitCode {
 fn execute(args: Args) -> anyhow::Result<()> {
     match args.task() {
         Command::Proxy { config } => cli::proxy::run(Config::load(&config)?),
+        Command::Backend(args) => cli::backend::run(&args),
         Command::Check { file } => {
             let config = Config::load(&file)?;
             print(|out| cli::check::report(&config, out))

@@ -51,6 +51,8 @@ pub(crate) enum Command {
         #[arg(short, long, value_name = "FILE", default_value = FILE)]
         config: PathBuf,
     },
+    /// Run a cache that speaks as memcached does and takes its flags.
+    Backend(Box<super::backend::Args>),
     /// Check a configuration and say what it would do, without doing it.
     Check {
         /// The configuration.

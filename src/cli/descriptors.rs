@@ -10,8 +10,12 @@ const SPARE: usize = 256;
 /// Raises the limit of open files to what the settings ask for, as far as the
 /// system lets it. Returns how many clients there is room for.
 pub(super) fn make_room(settings: &Settings, workers: usize) -> usize {
-    let wanted = settings.clients.connections_max;
-    let others = others(settings, workers);
+    room_for(settings.clients.connections_max, others(settings, workers))
+}
+
+/// As [`make_room`], for so many clients, and `others` besides.
+pub(super) fn room_for(wanted: usize, others: usize) -> usize {
+    let others = others.saturating_add(SPARE);
     let needed = to_u64(wanted.saturating_add(others));
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     if current.is_none_or(|current| current >= needed) {
@@ -48,9 +52,7 @@ fn others(settings: &Settings, workers: usize) -> usize {
         remote.count().saturating_mul(each)
     });
     let connections = connections.fold(0, usize::saturating_add);
-    connections
-        .saturating_add(settings.listen.len())
-        .saturating_add(SPARE)
+    connections.saturating_add(settings.listen.len())
 }
 
 fn to_u64(count: usize) -> u64 {

@@ -19,7 +19,7 @@ use super::worker::{Accepted, Workers};
 
 /// Connections that the kernel holds for us until we accept them; it may cap the
 /// number (`net.core.somaxconn`). memcached asks for as many.
-const BACKLOG: i32 = 1024;
+pub const BACKLOG: i32 = 1024;
 
 /// How long accepting rests when the process has run out of descriptors or the
 /// kernel out of memory: trying again at once would only burn a core.
@@ -86,11 +86,21 @@ impl Listener {
     ///
     /// Those of the system: the address is taken, the path is no socket, ...
     pub fn bind(address: &Address, mode: Option<u32>) -> io::Result<Self> {
+        Self::bind_with(address, mode, BACKLOG)
+    }
+
+    /// As [`Self::bind`], where the kernel is to hold `backlog` connections until
+    /// they are accepted; it may do with fewer.
+    ///
+    /// # Errors
+    ///
+    /// As those of [`Self::bind`].
+    pub fn bind_with(address: &Address, mode: Option<u32>, backlog: i32) -> io::Result<Self> {
         match address {
             Address::Tcp { host, port } => {
                 let mut last = io::Error::new(io::ErrorKind::NotFound, "no such host");
                 for candidate in (host.as_str(), *port).to_socket_addrs()? {
-                    match bind_tcp(candidate) {
+                    match bind_tcp(candidate, backlog) {
                         Ok(socket) => {
                             let local = socket.local_addr()?;
                             return Ok(Self {
@@ -147,7 +157,7 @@ impl Listener {
     }
 }
 
-fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
+fn bind_tcp(address: SocketAddr, backlog: i32) -> io::Result<TcpListener> {
     let socket = Socket::new(
         Domain::for_address(address),
         Type::STREAM.nonblocking(),
@@ -159,7 +169,7 @@ fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
     }
     socket.set_reuse_address(true)?;
     socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
+    socket.listen(backlog)?;
     TcpListener::from_std(socket.into())
 }
 

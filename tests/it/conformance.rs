@@ -52,6 +52,30 @@ fn the_proxy_answers_as_memcached() {
 }
 
 #[test]
+fn the_bundled_cache_answers_as_memcached() {
+    check(Peer::backend(&[]).target());
+}
+
+#[test]
+fn the_proxy_over_the_bundled_cache_answers_as_memcached() {
+    let servers: Vec<_> = (0..3).map(|_| Peer::backend(&[])).collect();
+    let listed: String = servers
+        .iter()
+        .map(|server| format!("      - {}\n", server.target().address))
+        .collect();
+    let ketch = Ketch::start(&format!(
+        "listen: 127.0.0.1:0\nadmin: off\nclients:\n  flush_all: true\npools:\n  main:\n    timeout: 10s\n    stall_timeout: 20s\n    servers:\n{listed}"
+    ));
+    check(&Target {
+        name: "ketch proxy over ketch backend".into(),
+        kind: Kind::Proxy,
+        version: Version::NEWEST,
+        behind: None,
+        address: ketch.address(),
+    });
+}
+
+#[test]
 fn the_proxy_answers_from_its_own_caches_as_memcached() {
     let ketch = Ketch::start(
         "listen: 127.0.0.1:0\nadmin: off\nclients:\n  flush_all: true\npools:\n  main:\n    servers: [embedded, embedded, embedded]\n",

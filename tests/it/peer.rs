@@ -20,7 +20,7 @@ const START_MAX: Duration = Duration::from_secs(20);
 /// The pause between two looks at whether it listens.
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
 
-/// A memcached of our own, killed when dropped.
+/// A memcached of our own, or what stands in for one, killed when dropped.
 #[derive(Debug)]
 pub(crate) struct Peer {
     child: Child,
@@ -44,9 +44,30 @@ impl Peer {
             }
             version => version.unwrap(),
         };
-        let peer = Self::run(program, version, args).unwrap();
+        let target = Target {
+            name: program.display().to_string(),
+            kind: Kind::Memcached,
+            version,
+            behind: None,
+            address: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+        };
+        let peer = Self::run(Command::new(program), target, args).unwrap();
         show(&format!("playing on {}", peer.target));
         Some(peer)
+    }
+
+    /// Starts our own bundled cache in the same way.
+    pub(crate) fn backend(args: &[&str]) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ketch"));
+        command.arg("backend");
+        let target = Target {
+            name: "ketch backend".into(),
+            kind: Kind::Backend,
+            version: Version::NEWEST,
+            behind: None,
+            address: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+        };
+        Self::run(command, target, args).unwrap()
     }
 
     /// Where it listens and what it is.
@@ -54,9 +75,25 @@ impl Peer {
         &self.target
     }
 
-    fn run(program: &Path, version: Version, args: &[&str]) -> io::Result<Self> {
+    /// The number of its process.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Waits until the process has ended; whether it says that all went well.
+    pub(crate) fn ended_well(&mut self) -> bool {
+        let deadline = now() + START_MAX;
+        while now() < deadline {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status.success();
+            }
+            thread::sleep(LOOK_AGAIN);
+        }
+        false
+    }
+
+    fn run(mut command: Command, target: Target, args: &[&str]) -> io::Result<Self> {
         let port_file = PortFile::new();
-        let mut command = Command::new(program);
         // Port -1 lets the system choose; memcached writes its choice into the
         // file. Little memory and few threads: the exchanges need no more.
         command
@@ -83,13 +120,7 @@ impl Peer {
         // The peer exists before the first wait, so that a failure kills it.
         let mut peer = Self {
             child: command.spawn()?,
-            target: Target {
-                name: program.display().to_string(),
-                kind: Kind::Memcached,
-                version,
-                behind: None,
-                address: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
-            },
+            target,
         };
         let deadline = now() + START_MAX;
         loop {
@@ -101,10 +132,10 @@ impl Peer {
                 }
             }
             if let Some(status) = peer.child.try_wait()? {
-                return Err(io::Error::other(format!("memcached ended: {status}")));
+                return Err(io::Error::other(format!("the server ended: {status}")));
             }
             if now() > deadline {
-                return Err(io::Error::other("memcached does not listen"));
+                return Err(io::Error::other("the server does not listen"));
             }
             thread::sleep(LOOK_AGAIN);
         }

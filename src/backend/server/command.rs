@@ -46,7 +46,7 @@ pub(super) fn execute(
                     Some(text) => text,
                     None => return session.end(End::Client),
                 },
-                AdminVerb::Watch => "CLIENT_ERROR watch commands not allowed",
+                AdminVerb::Watch => watch(args),
                 AdminVerb::Slabs => slabs(args),
                 AdminVerb::LruCrawler => lru_crawler(args),
                 AdminVerb::Lru => "ERROR",
@@ -115,6 +115,28 @@ fn shutdown(shared: &Shared, args: &[u8]) -> Option<&'static str> {
         _ => return Some("CLIENT_ERROR invalid shutdown mode"),
     }
     None
+}
+
+/// What memcached lets clients watch.
+const WATCHED: [&[u8]; 9] = [
+    b"rawcmds",
+    b"evictions",
+    b"fetchers",
+    b"mutations",
+    b"sysevents",
+    b"connevents",
+    b"proxyreqs",
+    b"proxyevents",
+    b"proxyuser",
+];
+
+/// Nothing can be watched here.
+fn watch(args: &[u8]) -> &'static str {
+    if Words::new(args).all(|word| WATCHED.contains(&word)) {
+        "CLIENT_ERROR watch commands not allowed"
+    } else {
+        "ERROR"
+    }
 }
 
 /// There are none to move.

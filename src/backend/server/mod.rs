@@ -16,6 +16,6 @@ mod users;
 mod worker;
 
 pub use settings::{Dialect, Settings, Told};
-pub use shared::{Shared, Stop};
+pub use shared::{Listening, Shared, Stop};
 pub use users::Users;
 pub use worker::{Worker, WorkerStats};

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 
 use super::detail::Detail;
-use super::settings::Settings;
+use super::settings::{Dialect, Settings};
 use super::worker::WorkerStats;
 use crate::backend::store::Store;
 use crate::clock::{self, Moment};
@@ -65,6 +65,15 @@ impl Presence {
     }
 }
 
+/// An address that the server listens on.
+#[derive(Clone, Debug)]
+pub struct Listening {
+    /// As `stats conns` shows it.
+    pub name: String,
+    /// What is spoken there.
+    pub dialect: Dialect,
+}
+
 /// What all workers of a server share.
 #[derive(Debug)]
 pub struct Shared {
@@ -74,8 +83,8 @@ pub struct Shared {
     pub settings: Settings,
     /// How many clients there are and may be.
     pub gate: Arc<Gate>,
-    /// Where it listens, as `stats conns` shows it.
-    pub listeners: Vec<String>,
+    /// Where it listens; sessions know their place in this list.
+    pub listeners: Vec<Listening>,
     /// When the server started.
     pub started: Moment,
     /// What clients have said about how much is logged.
@@ -99,7 +108,7 @@ impl Shared {
         store: Arc<Store>,
         settings: Settings,
         gate: Arc<Gate>,
-        listeners: Vec<String>,
+        listeners: Vec<Listening>,
     ) -> Arc<Self> {
         Arc::new(Self {
             store,

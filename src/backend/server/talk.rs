@@ -62,9 +62,10 @@ fn consumed(used: usize, need: usize, scanned: usize) -> Consumed {
 
 impl Talk {
     pub(super) fn new(session: &Session) -> Self {
-        let settings = &session.worker.shared().settings;
-        let mode = match settings.dialect {
-            _ if settings.users.is_some() => Mode::Login,
+        let shared = session.worker.shared();
+        let listener = shared.listeners.get(session.presence().listener);
+        let mode = match listener.map_or(shared.settings.dialect, |listener| listener.dialect) {
+            _ if shared.settings.users.is_some() => Mode::Login,
             Dialect::Ascii => Mode::Text,
             Dialect::Auto | Dialect::Binary => Mode::Unknown,
         };

@@ -119,7 +119,7 @@ fn conns(shared: &Shared) -> String {
         report.line(&format!("{number}:{name}"), value);
     };
     for (number, address) in (0..).zip(&shared.listeners) {
-        conn(number, "addr", address);
+        conn(number, "addr", &address.name);
         conn(number, "state", &"conn_listening");
         conn(
             number,
@@ -136,11 +136,11 @@ fn conns(shared: &Shared) -> String {
         };
         match (presence.peer.as_str(), listener) {
             // A client has no address of its own here.
-            ("unix", Some(listener)) => conn(number, "addr", listener),
+            ("unix", Some(listener)) => conn(number, "addr", &listener.name),
             (peer, _) => conn(number, "addr", &peer),
         }
         if let Some(listener) = listener {
-            conn(number, "listen_addr", listener);
+            conn(number, "listen_addr", &listener.name);
         }
         conn(number, "state", &state);
         conn(

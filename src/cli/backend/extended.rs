@@ -1,0 +1,149 @@
+//! memcached's further options (`-o`).
+
+use std::time::Duration;
+
+use super::super::BadUsage;
+
+/// Options that steer what does not exist here, or is always so: taken without
+/// effect. A value may follow each.
+pub(super) const WITHOUT_EFFECT: [&str; 30] = [
+    "hashpower",
+    "no_hashexpand",
+    "slab_reassign",
+    "no_slab_reassign",
+    "slab_automove",
+    "no_slab_automove",
+    "slab_automove_ratio",
+    "slab_automove_window",
+    "slab_automove_freeratio",
+    "slab_sizes",
+    "slab_chunk_max",
+    "no_chunked_items",
+    "tail_repair_time",
+    "hash_algorithm",
+    "lru_crawler_sleep",
+    "lru_crawler_tocrawl",
+    "hot_lru_pct",
+    "warm_lru_pct",
+    "hot_max_factor",
+    "warm_max_factor",
+    "temporary_ttl",
+    "watcher_logbuf_size",
+    "worker_logbuf_size",
+    "inline_ascii_resp",
+    "no_inline_ascii_resp",
+    "read_buf_mem_limit",
+    "resp_obj_mem_limit",
+    "no_maxconns_fast",
+    "drop_privileges",
+    "no_drop_privileges",
+];
+
+/// Of those, what is not worth a warning because it is as asked.
+const SILENT: [&str; 3] = ["drop_privileges", "no_drop_privileges", "no_inline_ascii_resp"];
+
+/// What the options say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Extended {
+    /// `idle_timeout`.
+    pub(super) idle_timeout: Duration,
+    /// `lru_crawler`: whether the janitor's work is told under that name.
+    pub(super) crawls: bool,
+    /// `lru_maintainer`: whether the queues are told.
+    pub(super) maintains: bool,
+    /// `track_sizes`.
+    pub(super) tracks_sizes: bool,
+    /// `relaxed_privileges`, of memcached's debug build: whether clients may move
+    /// the clock.
+    pub(super) moves_clock: bool,
+    /// Options that mean nothing here.
+    pub(super) without_effect: Vec<String>,
+}
+
+impl Extended {
+    /// Reads the options in their order.
+    ///
+    /// # Errors
+    ///
+    /// [`BadUsage`] if there is one that memcached does not have, that cannot be had
+    /// here, or whose value makes no sense.
+    pub(super) fn read<'a>(options: impl IntoIterator<Item = &'a str>) -> Result<Self, BadUsage> {
+        let mut extended = Self {
+            idle_timeout: Duration::ZERO,
+            crawls: true,
+            maintains: true,
+            tracks_sizes: false,
+            moves_clock: false,
+            without_effect: Vec::new(),
+        };
+        for option in options.into_iter().filter(|option| !option.is_empty()) {
+            let (name, value) = match option.split_once('=') {
+                Some((name, value)) => (name, Some(value)),
+                None => (option, None),
+            };
+            extended.take(name, value)?;
+        }
+        Ok(extended)
+    }
+
+    fn take(&mut self, name: &str, value: Option<&str>) -> Result<(), BadUsage> {
+        match name {
+            "maxconns_fast" | "modern" => {}
+            "no_modern" => (self.crawls, self.maintains) = (false, false),
+            "idle_timeout" => {
+                let seconds = value.and_then(|value| value.parse().ok());
+                let seconds = seconds.ok_or_else(|| bad(name, "needs a number of seconds"))?;
+                self.idle_timeout = Duration::from_secs(seconds);
+            }
+            "lru_crawler" => self.crawls = true,
+            "no_lru_crawler" => self.crawls = false,
+            "lru_maintainer" => self.maintains = true,
+            "no_lru_maintainer" => self.maintains = false,
+            "track_sizes" => self.tracks_sizes = true,
+            "relaxed_privileges" => self.moves_clock = true,
+            _ if SILENT.contains(&name) => {}
+            _ if WITHOUT_EFFECT.contains(&name) => self.without_effect.push(name.to_owned()),
+            _ if name.starts_with("ext_") => return Err(bad(name, "there is no external storage")),
+            _ if name.starts_with("ssl_") => return Err(bad(name, "there is no TLS")),
+            _ if name.starts_with("proxy_") => {
+                return Err(bad(name, "the proxy of ketch has a configuration of its own"));
+            }
+            _ => return Err(bad(name, "memcached has no such option")),
+        }
+        Ok(())
+    }
+}
+
+fn bad(name: &str, why: &str) -> BadUsage {
+    BadUsage(format!("-o {name}: {why}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(options: &str) -> Result<Extended, BadUsage> {
+        Extended::read(options.split(','))
+    }
+
+    #[test]
+    fn options_are_read_in_their_order() {
+        let extended = read("no_modern,lru_crawler,idle_timeout=3,track_sizes,").unwrap();
+        assert!(extended.crawls && !extended.maintains && extended.tracks_sizes);
+        assert_eq!(extended.idle_timeout, Duration::from_secs(3));
+        assert!(extended.without_effect.is_empty());
+    }
+
+    #[test]
+    fn what_means_nothing_here_is_told() {
+        let extended = read("slab_chunk_max=16,hashpower=20,drop_privileges").unwrap();
+        assert_eq!(extended.without_effect, ["slab_chunk_max", "hashpower"]);
+    }
+
+    #[test]
+    fn what_cannot_be_had_is_refused() {
+        for option in ["ext_path=/x:1G", "ssl_key=x", "proxy_config=x", "nonsense", "idle_timeout"] {
+            assert!(read(option).is_err(), "{option}");
+        }
+    }
+}

@@ -1,0 +1,346 @@
+//! `ketch backend`: the bundled cache as a server of its own.
+
+mod args;
+mod daemon;
+mod extended;
+mod listen;
+mod user;
+
+use std::env;
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::Context;
+use ketch::backend::server::{Listening, Settings, Shared, Told, Users, Worker};
+use ketch::backend::{self, Janitor, Store};
+use ketch::config::LogFormat;
+use ketch::net::listener::{self, Address, Gate, Listener};
+use ketch::net::worker::Workers;
+use rustix::mm::{MlockAllFlags, mlockall};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+pub(crate) use args::Args;
+use extended::Extended;
+use listen::Listen;
+
+use super::{BadUsage, CannotListen, descriptors, log};
+
+/// Names a file for the ports that the system has chosen, as memcached does: tests
+/// of clients read it.
+const PORT_FILE: &str = "MEMCACHED_PORT_FILENAME";
+
+/// The licences, for `-i`.
+const LICENCES: [&str; 2] = [
+    include_str!("../../../LICENSE-MIT"),
+    include_str!("../../../LICENSE-APACHE"),
+];
+
+/// Runs the cache until it is told to end.
+///
+/// # Errors
+///
+/// If it cannot start.
+pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
+    if args.license {
+        return crate::print(|out| out.write_all(LICENCES.join("\n").as_bytes()));
+    }
+    let plan = Plan::new(args)?;
+    if args.daemon && !args.detached {
+        return daemon::detach();
+    }
+    if args.detached {
+        daemon::settle(args.enable_coredumps).context("cannot go into the background")?;
+    }
+    log::show(level(args.verbose), LogFormat::Text)?;
+    for warning in &plan.warnings {
+        tracing::warn!("{warning}");
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start")?;
+    let workers = runtime.block_on(serve(args, plan))?;
+    // What accepted clients has ended, and with it the other owners.
+    if let Some(workers) = Arc::into_inner(workers) {
+        workers.stop();
+    }
+    Ok(())
+}
+
+/// What is logged.
+fn level(verbose: u8) -> &'static str {
+    match verbose {
+        0 => "warn",
+        1 => "info",
+        2 => "debug",
+        _ => "trace",
+    }
+}
+
+/// What the arguments come down to.
+struct Plan {
+    settings: Settings,
+    store: backend::Settings,
+    listen: Vec<Listen>,
+    warnings: Vec<String>,
+}
+
+impl Plan {
+    fn new(args: &Args) -> anyhow::Result<Self> {
+        let refused = [
+            (args.memory_file.is_some(), "-e", "items do not outlive the process"),
+            (args.enable_sasl, "-S", "there is no SASL; -Y names users for the text dialect"),
+            (args.enable_ssl, "-Z", "there is no TLS"),
+            (args.napi_ids.is_some(), "-N", "workers are not bound to network queues"),
+        ];
+        for (_, flag, why) in refused.into_iter().filter(|(is_set, _, _)| *is_set) {
+            return Err(BadUsage(format!("{flag}: {why}")).into());
+        }
+        let memory_bytes = usize::try_from(args.memory_limit)?.saturating_mul(1 << 20);
+        if args.max_item_size > memory_bytes / 2 {
+            let why = "-I: an item cannot be larger than half of the memory";
+            return Err(BadUsage(why.to_owned()).into());
+        }
+        let extended = Extended::read(args.extended.iter().map(String::as_str))?;
+        let threads = usize::from(args.threads);
+        let socket = args.unix_socket.as_deref();
+        let listen = listen::all(&args.listen, args.port, socket, args.protocol)?;
+        Ok(Self {
+            warnings: warnings(args, &extended),
+            store: backend::Settings {
+                memory_bytes,
+                item_bytes_max: args.max_item_size,
+                evicts: !args.disable_evictions,
+                cas: !args.disable_cas,
+                threads,
+            },
+            listen,
+            settings: Settings {
+                threads,
+                dialect: args.protocol,
+                idle_timeout: extended.idle_timeout,
+                flush: !args.disable_flush_all,
+                dump: !args.disable_dumping,
+                shutdown: args.enable_shutdown,
+                move_clock: extended.moves_clock,
+                prefix_delimiter: args.delimiter.unwrap_or(b':'),
+                detail: args.delimiter.is_some(),
+                users: args.auth_file.as_deref().map(read_users).transpose()?,
+                verbosity: args.verbose.into(),
+                told: told(args, &extended),
+            },
+        })
+    }
+}
+
+/// What `stats settings` says of what others act on, or nobody.
+fn told(args: &Args, extended: &Extended) -> Told {
+    Told {
+        tcp_port: u16::try_from(args.port).unwrap_or(0),
+        udp_port: u16::try_from(args.udp_port).unwrap_or(0),
+        interface: (!args.listen.is_empty()).then(|| args.listen.join(",")),
+        socket: args.unix_socket.as_ref().map(|path| path.display().to_string()),
+        socket_mode: args.unix_mask,
+        backlog: u32::try_from(args.listen_backlog).unwrap_or(0),
+        requests_per_event: args.max_reqs_per_event,
+        growth_factor: args.slab_growth_factor,
+        chunk_bytes: args.slab_min_size,
+        refuses_at_once: true,
+        crawls: extended.crawls,
+        maintains: extended.maintains,
+        tracks_sizes: extended.tracks_sizes,
+    }
+}
+
+/// What was asked for and means nothing here.
+fn warnings(args: &Args, extended: &Extended) -> Vec<String> {
+    let flags = [
+        (args.udp_port != 0, "-U", "nothing listens on UDP"),
+        ((args.slab_growth_factor - 1.25).abs() > f64::EPSILON, "-f", "there are no slabs"),
+        (args.slab_min_size != 48, "-n", "there are no slabs"),
+        (args.enable_largepages, "-L", "the system decides on large pages"),
+        (
+            args.max_reqs_per_event != 20,
+            "-R",
+            "what has been read at once is carried out at once",
+        ),
+        (
+            args.user.is_none() && rustix::process::geteuid().is_root(),
+            "-u",
+            "not given: this goes on as root",
+        ),
+    ];
+    let flags = flags.into_iter().filter(|(is_set, _, _)| *is_set);
+    let flags = flags.map(|(_, flag, why)| format!("{flag}: {why}"));
+    let options = extended.without_effect.iter();
+    let options = options.map(|name| format!("-o {name}: without effect here"));
+    flags.chain(options).collect()
+}
+
+fn read_users(path: &Path) -> anyhow::Result<Users> {
+    let text = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    Users::read(&text).with_context(|| path.display().to_string())
+}
+
+/// Serves clients until the process is told to end. Returns the workers, with
+/// whatever they still have to do.
+async fn serve(args: &Args, plan: Plan) -> anyhow::Result<Arc<Workers<usize>>> {
+    let mut told_to_end = ToldToEnd::new().context("cannot wait for signals")?;
+    let room = descriptors::room_for(usize::try_from(args.conn_limit)?, plan.listen.len());
+    if args.enable_coredumps {
+        raise_core_limit();
+    }
+    let (listeners, names) = bind(args, &plan.listen)?;
+    // As whoever started it: the folder need not be the other user's.
+    let pid_file = args.pidfile.as_deref().map(daemon::PidFile::write).transpose()?;
+    if let Some(user) = &args.user {
+        user::become_user(user)?;
+    }
+    if args.lock_memory
+        && let Err(error) = mlockall(MlockAllFlags::CURRENT | MlockAllFlags::FUTURE)
+    {
+        tracing::warn!(%error, "-k: memory cannot be locked");
+    }
+    let store = Arc::new(Store::new(plan.store));
+    let janitor = Janitor::start(Arc::clone(&store)).context("cannot start a thread")?;
+    let gate = Arc::new(Gate::new(room));
+    let threads = plan.settings.threads;
+    let shared = Shared::new(store, plan.settings, Arc::clone(&gate), names);
+    let of_workers = Arc::clone(&shared);
+    let make = move |_| Worker::new(Arc::clone(&of_workers));
+    let workers = Workers::start(threads, "worker", make).context("cannot start workers")?;
+    let workers = Arc::new(workers);
+    write_port_file(&listeners)?;
+
+    let stop = CancellationToken::new();
+    let mut accepting = JoinSet::new();
+    for (number, listener) in listeners.into_iter().enumerate() {
+        let (workers, gate) = (Arc::clone(&workers), Arc::clone(&gate));
+        accepting.spawn(listener::accept_all(
+            listener,
+            number,
+            workers,
+            gate,
+            stop.clone(),
+        ));
+    }
+    tracing::info!(threads, "ready");
+    if args.detached {
+        daemon::tell_ready(args.verbose > 0).context("cannot go into the background")?;
+    }
+
+    let why = told_to_end.wait(&shared).await;
+    tracing::info!(why, "ending");
+    stop.cancel();
+    while accepting.join_next().await.is_some() {}
+    drop((janitor, pid_file));
+    Ok(workers)
+}
+
+/// Listens on all addresses; tells them with their names in `stats conns`.
+fn bind(args: &Args, listen: &[Listen]) -> anyhow::Result<(Vec<Listener>, Vec<Listening>)> {
+    let (mut listeners, mut names) = (Vec::new(), Vec::new());
+    for wanted in listen {
+        let backlog = args.listen_backlog;
+        match Listener::bind_with(&wanted.address, Some(args.unix_mask), backlog) {
+            Ok(listener) => {
+                let address = listener.local();
+                tracing::info!(%address, "listening");
+                names.push(Listening {
+                    name: name_of(address),
+                    dialect: wanted.dialect,
+                });
+                listeners.push(listener);
+            }
+            Err(error) if wanted.is_optional => {
+                tracing::debug!(%error, address = %wanted.address, "cannot listen");
+            }
+            Err(source) => {
+                return Err(CannotListen {
+                    address: wanted.address.clone(),
+                    source,
+                }
+                .into());
+            }
+        }
+    }
+    Ok((listeners, names))
+}
+
+/// The name of an address in `stats conns`.
+fn name_of(address: &Address) -> String {
+    match address {
+        Address::Tcp { host, .. } if host.contains(':') => format!("tcp6:{address}"),
+        Address::Tcp { .. } => format!("tcp:{address}"),
+        Address::Unix(_) => address.to_string(),
+    }
+}
+
+/// Tells the ports that were chosen to who has asked for them.
+fn write_port_file(listeners: &[Listener]) -> anyhow::Result<()> {
+    let Some(path) = env::var_os(PORT_FILE) else {
+        return Ok(());
+    };
+    let lines = listeners.iter().filter_map(|listener| match listener.local() {
+        Address::Tcp { host, port } if host.contains(':') => Some(format!("TCP INET6: {port}\n")),
+        Address::Tcp { port, .. } => Some(format!("TCP INET: {port}\n")),
+        Address::Unix(_) => None,
+    });
+    // Under its name it is whole or not there.
+    let mut new = path.clone();
+    new.push(".new");
+    fs::write(&new, lines.collect::<String>())
+        .and_then(|()| fs::rename(&new, &path))
+        .with_context(|| format!("cannot write {}", path.display()))
+}
+
+fn raise_core_limit() {
+    let Rlimit { maximum, .. } = getrlimit(Resource::Core);
+    let raised = Rlimit {
+        current: maximum,
+        maximum,
+    };
+    if let Err(error) = setrlimit(Resource::Core, raised) {
+        tracing::warn!(%error, "-r: the limit of core files cannot be raised");
+    }
+}
+
+/// What ends the process.
+struct ToldToEnd {
+    terminate: Signal,
+    interrupt: Signal,
+    user: Signal,
+    hangup: Signal,
+}
+
+impl ToldToEnd {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            user: signal(SignalKind::user_defined1())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    /// Waits for the first of them and names it.
+    async fn wait(&mut self, shared: &Shared) -> &'static str {
+        loop {
+            // A cancelled wait loses a signal, or a client's wish, that says the same
+            // as the other.
+            return tokio::select! {
+                _ = self.terminate.recv() => "SIGTERM",
+                _ = self.interrupt.recv() => "SIGINT",
+                _ = self.user.recv() => "SIGUSR1",
+                _ = shared.stop_requested() => "shutdown",
+                // A terminal that goes, or a habit of telling servers to read files
+                // again, does not end a cache.
+                _ = self.hangup.recv() => continue,
+            };
+        }
+    }
+}
