@@ -8,6 +8,7 @@
     reason = "a test that cannot be set up has failed, and the panic says where"
 )]
 
+mod backend;
 mod cli;
 mod client;
 mod conformance;

@@ -118,7 +118,7 @@ fn shutdown(shared: &Shared, args: &[u8]) -> Option<&'static str> {
 }
 
 /// What memcached lets clients watch.
-const WATCHED: [&[u8]; 9] = [
+const WATCHED: [&[u8]; 10] = [
     b"rawcmds",
     b"evictions",
     b"fetchers",
@@ -128,6 +128,7 @@ const WATCHED: [&[u8]; 9] = [
     b"proxyreqs",
     b"proxyevents",
     b"proxyuser",
+    b"deletions",
 ];
 
 /// Nothing can be watched here.

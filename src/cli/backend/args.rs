@@ -202,7 +202,9 @@ fn item_size(text: &str) -> Result<usize, String> {
         [digits @ .., b'm' | b'M'] => (digits.len(), 1 << 20),
         digits => (digits.len(), 1),
     };
-    let number = text.get(..digits).and_then(|text| text.parse::<usize>().ok());
+    let number = text
+        .get(..digits)
+        .and_then(|text| text.parse::<usize>().ok());
     number
         .and_then(|number| number.checked_mul(unit))
         .filter(|size| ITEM_BYTES.contains(size))
@@ -220,7 +222,7 @@ mod tests {
         args: Args,
     }
 
-    pub(crate) fn parse(line: &str) -> Result<Args, clap::Error> {
+    fn parse(line: &str) -> Result<Args, clap::Error> {
         Line::try_parse_from(["backend"].into_iter().chain(line.split_whitespace()))
             .map(|line| line.args)
     }
@@ -233,12 +235,38 @@ mod tests {
         assert_eq!((args.udp_port, args.max_item_size), (33, 2 << 20));
         assert_eq!(args.protocol, Dialect::Ascii);
         let args = parse("--port=-1 --memory-limit=5 --unix-socket=/x --unix-mask=777").unwrap();
-        assert_eq!((args.port, args.memory_limit, args.unix_mask), (-1, 5, 0o777));
+        assert_eq!(
+            (args.port, args.memory_limit, args.unix_mask),
+            (-1, 5, 0o777)
+        );
+    }
+
+    #[test]
+    fn every_flag_is_documented() {
+        use clap::CommandFactory;
+        let page = include_str!("../../../docs/backend.md");
+        let command = Line::command();
+        for arg in command
+            .get_arguments()
+            .filter(|arg| arg.get_id() != "detached")
+        {
+            let name = match (arg.get_short(), arg.get_long()) {
+                (Some(short), Some(long)) => format!("| `-{short}`, `--{long}` |"),
+                (Some(short), None) => format!("| `-{short}` |"),
+                (None, long) => format!("| `--{}` |", long.unwrap_or_default()),
+            };
+            assert!(page.contains(&name), "{name}");
+        }
+        for option in crate::cli::backend::extended::WITHOUT_EFFECT {
+            assert!(page.contains(&format!("`{option}`")), "{option}");
+        }
     }
 
     #[test]
     fn what_makes_no_sense_is_refused() {
-        let lines = ["-c 0", "-c -1", "-t 0", "-B http", "-I 1000", "-I 2g", "-a 9", "-D ab"];
+        let lines = [
+            "-c 0", "-c -1", "-t 0", "-B http", "-I 1000", "-I 2g", "-a 9", "-D ab",
+        ];
         for line in lines {
             assert!(parse(line).is_err(), "{line}");
         }

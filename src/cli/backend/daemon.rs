@@ -51,7 +51,11 @@ pub(super) fn detach() -> anyhow::Result<()> {
 /// Those of the system.
 pub(super) fn settle(stay: bool) -> io::Result<()> {
     rustix::process::setsid()?;
-    if stay { Ok(()) } else { env::set_current_dir("/") }
+    if stay {
+        Ok(())
+    } else {
+        env::set_current_dir("/")
+    }
 }
 
 /// Tells the process that started this one that clients are served. From now on
@@ -64,7 +68,11 @@ pub(super) fn tell_ready(keep: bool) -> io::Result<()> {
     writeln!(io::stdout(), "{READY}")?;
     let nowhere = File::options().write(true).open("/dev/null")?;
     dup2_stdout(&nowhere)?;
-    if keep { Ok(()) } else { Ok(dup2_stderr(&nowhere)?) }
+    if keep {
+        Ok(())
+    } else {
+        Ok(dup2_stderr(&nowhere)?)
+    }
 }
 
 /// The file with the number of the process; removed when dropped.

@@ -40,7 +40,11 @@ pub(super) const WITHOUT_EFFECT: [&str; 30] = [
 ];
 
 /// Of those, what is not worth a warning because it is as asked.
-const SILENT: [&str; 3] = ["drop_privileges", "no_drop_privileges", "no_inline_ascii_resp"];
+const SILENT: [&str; 3] = [
+    "drop_privileges",
+    "no_drop_privileges",
+    "no_inline_ascii_resp",
+];
 
 /// What the options say.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -106,7 +110,10 @@ impl Extended {
             _ if name.starts_with("ext_") => return Err(bad(name, "there is no external storage")),
             _ if name.starts_with("ssl_") => return Err(bad(name, "there is no TLS")),
             _ if name.starts_with("proxy_") => {
-                return Err(bad(name, "the proxy of ketch has a configuration of its own"));
+                return Err(bad(
+                    name,
+                    "the proxy of ketch has a configuration of its own",
+                ));
             }
             _ => return Err(bad(name, "memcached has no such option")),
         }
@@ -142,7 +149,13 @@ mod tests {
 
     #[test]
     fn what_cannot_be_had_is_refused() {
-        for option in ["ext_path=/x:1G", "ssl_key=x", "proxy_config=x", "nonsense", "idle_timeout"] {
+        for option in [
+            "ext_path=/x:1G",
+            "ssl_key=x",
+            "proxy_config=x",
+            "nonsense",
+            "idle_timeout",
+        ] {
             assert!(read(option).is_err(), "{option}");
         }
     }

@@ -108,7 +108,10 @@ fn one(
 
 /// `name[inside]:rest`.
 fn in_brackets<'a>(text: &'a str, name: &str) -> Option<(&'a str, &'a str)> {
-    let (inside, rest) = text.strip_prefix(name)?.strip_prefix('[')?.split_once(']')?;
+    let (inside, rest) = text
+        .strip_prefix(name)?
+        .strip_prefix('[')?
+        .split_once(']')?;
     Some((inside, rest.strip_prefix(':').unwrap_or(rest)))
 }
 
@@ -161,7 +164,10 @@ mod tests {
             ]
         );
         assert_eq!(
-            shown(&["proto[binary]:tag[x]:1.2.3.4:5", "proto[ascii]:tag_y_:h:6"], 0),
+            shown(
+                &["proto[binary]:tag[x]:1.2.3.4:5", "proto[ascii]:tag_y_:h:6"],
+                0
+            ),
             ["1.2.3.4:5 binary", "h:6 ascii"]
         );
     }

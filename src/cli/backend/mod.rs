@@ -92,12 +92,24 @@ struct Plan {
 impl Plan {
     fn new(args: &Args) -> anyhow::Result<Self> {
         let refused = [
-            (args.memory_file.is_some(), "-e", "items do not outlive the process"),
-            (args.enable_sasl, "-S", "there is no SASL; -Y names users for the text dialect"),
+            (
+                args.memory_file.is_some(),
+                "-e",
+                "items do not outlive the process",
+            ),
+            (
+                args.enable_sasl,
+                "-S",
+                "there is no SASL; -Y names users for the text dialect",
+            ),
             (args.enable_ssl, "-Z", "there is no TLS"),
-            (args.napi_ids.is_some(), "-N", "workers are not bound to network queues"),
+            (
+                args.napi_ids.is_some(),
+                "-N",
+                "workers are not bound to network queues",
+            ),
         ];
-        for (_, flag, why) in refused.into_iter().filter(|(is_set, _, _)| *is_set) {
+        if let Some((_, flag, why)) = refused.into_iter().find(|(is_set, _, _)| *is_set) {
             return Err(BadUsage(format!("{flag}: {why}")).into());
         }
         let memory_bytes = usize::try_from(args.memory_limit)?.saturating_mul(1 << 20);
@@ -143,7 +155,10 @@ fn told(args: &Args, extended: &Extended) -> Told {
         tcp_port: u16::try_from(args.port).unwrap_or(0),
         udp_port: u16::try_from(args.udp_port).unwrap_or(0),
         interface: (!args.listen.is_empty()).then(|| args.listen.join(",")),
-        socket: args.unix_socket.as_ref().map(|path| path.display().to_string()),
+        socket: args
+            .unix_socket
+            .as_ref()
+            .map(|path| path.display().to_string()),
         socket_mode: args.unix_mask,
         backlog: u32::try_from(args.listen_backlog).unwrap_or(0),
         requests_per_event: args.max_reqs_per_event,
@@ -160,9 +175,17 @@ fn told(args: &Args, extended: &Extended) -> Told {
 fn warnings(args: &Args, extended: &Extended) -> Vec<String> {
     let flags = [
         (args.udp_port != 0, "-U", "nothing listens on UDP"),
-        ((args.slab_growth_factor - 1.25).abs() > f64::EPSILON, "-f", "there are no slabs"),
+        (
+            (args.slab_growth_factor - 1.25).abs() > f64::EPSILON,
+            "-f",
+            "there are no slabs",
+        ),
         (args.slab_min_size != 48, "-n", "there are no slabs"),
-        (args.enable_largepages, "-L", "the system decides on large pages"),
+        (
+            args.enable_largepages,
+            "-L",
+            "the system decides on large pages",
+        ),
         (
             args.max_reqs_per_event != 20,
             "-R",
@@ -196,7 +219,11 @@ async fn serve(args: &Args, plan: Plan) -> anyhow::Result<Arc<Workers<usize>>> {
     }
     let (listeners, names) = bind(args, &plan.listen)?;
     // As whoever started it: the folder need not be the other user's.
-    let pid_file = args.pidfile.as_deref().map(daemon::PidFile::write).transpose()?;
+    let pid_file = args
+        .pidfile
+        .as_deref()
+        .map(daemon::PidFile::write)
+        .transpose()?;
     if let Some(user) = &args.user {
         user::become_user(user)?;
     }
@@ -285,11 +312,15 @@ fn write_port_file(listeners: &[Listener]) -> anyhow::Result<()> {
     let Some(path) = env::var_os(PORT_FILE) else {
         return Ok(());
     };
-    let lines = listeners.iter().filter_map(|listener| match listener.local() {
-        Address::Tcp { host, port } if host.contains(':') => Some(format!("TCP INET6: {port}\n")),
-        Address::Tcp { port, .. } => Some(format!("TCP INET: {port}\n")),
-        Address::Unix(_) => None,
-    });
+    let lines = listeners
+        .iter()
+        .filter_map(|listener| match listener.local() {
+            Address::Tcp { host, port } if host.contains(':') => {
+                Some(format!("TCP INET6: {port}\n"))
+            }
+            Address::Tcp { port, .. } => Some(format!("TCP INET: {port}\n")),
+            Address::Unix(_) => None,
+        });
     // Under its name it is whole or not there.
     let mut new = path.clone();
     new.push(".new");

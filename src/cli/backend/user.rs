@@ -32,7 +32,12 @@ pub(super) fn become_user(name: &str) -> anyhow::Result<()> {
 fn find(passwd: &str, name: &str) -> Option<(Uid, Gid)> {
     passwd.lines().find_map(|line| {
         let mut fields = line.split(':');
-        let (user, _, uid, gid) = (fields.next()?, fields.next()?, fields.next()?, fields.next()?);
+        let (user, _, uid, gid) = (
+            fields.next()?,
+            fields.next()?,
+            fields.next()?,
+            fields.next()?,
+        );
         let is_meant = user == name || uid == name;
         let (uid, gid) = (uid.parse().ok()?, gid.parse().ok()?);
         is_meant.then(|| (Uid::from_raw(uid), Gid::from_raw(gid)))

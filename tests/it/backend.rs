@@ -1,0 +1,317 @@
+//! The bundled cache as a server of its own: its flags, its bounds, its end.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::process::Command;
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::client::{Client, Got};
+use crate::now;
+use crate::peer::Peer;
+
+/// Longest wait for anything that must happen.
+const DEADLINE: Duration = Duration::from_secs(20);
+
+fn client(server: &Peer) -> Client {
+    Client::connect(server.target().address)
+}
+
+/// The answer of one line to a request.
+fn ask(client: &mut Client, request: &str) -> String {
+    client.send(format!("{request}\r\n"));
+    client.line()
+}
+
+/// A line of `stats` with its words.
+fn stat(client: &mut Client, words: &str, name: &str) -> String {
+    client.send(format!("stats{words}\r\n"));
+    let mut value = String::new();
+    loop {
+        let line = client.line();
+        if line == "END" {
+            return value;
+        }
+        if let Some(rest) = line.strip_prefix(&format!("STAT {name} ")) {
+            value = rest.to_owned();
+        }
+    }
+}
+
+/// Waits until `stats` says so.
+fn wait_for(client: &mut Client, name: &str, value: &str) {
+    let deadline = now() + DEADLINE;
+    while stat(client, "", name) != value {
+        assert!(now() < deadline, "{name} is not {value}");
+    }
+}
+
+/// Reads to the end of the stream.
+fn rest(address: std::net::SocketAddr, send: &str) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    stream.write_all(send.as_bytes()).unwrap();
+    let mut got = String::new();
+    stream.read_to_string(&mut got).unwrap();
+    got
+}
+
+#[test]
+fn signals_end_the_server_cleanly() {
+    for signal in [Signal::TERM, Signal::INT, Signal::USR1] {
+        let mut server = Peer::backend(&[]);
+        let mut client = client(&server);
+        assert_eq!(client.set("k", b"v"), "STORED");
+        let pid = Pid::from_raw(server.id().try_into().unwrap()).unwrap();
+        kill_process(pid, Signal::HUP).unwrap();
+        assert_eq!(client.get("k"), Got::Hit(b"v".to_vec()));
+        kill_process(pid, signal).unwrap();
+        assert!(server.ended_well(), "{signal:?}");
+    }
+}
+
+#[test]
+fn clients_may_end_the_process_only_if_they_are_let() {
+    let mut server = Peer::backend(&["-A"]);
+    let mut one = client(&server);
+    let refused = "CLIENT_ERROR invalid shutdown mode";
+    assert_eq!(ask(&mut one, "shutdown now"), refused);
+    one.send("shutdown\r\n");
+    assert!(server.ended_well());
+    let mut server = Peer::backend(&["-A"]);
+    client(&server).send("shutdown graceful\r\n");
+    assert!(server.ended_well());
+    let server = Peer::backend(&[]);
+    let mut one = client(&server);
+    assert_eq!(
+        ask(&mut one, "shutdown"),
+        "SERVER_ERROR: shutdown not enabled"
+    );
+}
+
+#[test]
+fn too_many_clients_are_told_so() {
+    let server = Peer::backend(&["-c", "2"]);
+    let (mut one, mut other) = (client(&server), client(&server));
+    assert_eq!(ask(&mut one, "mn"), "MN");
+    assert_eq!(ask(&mut other, "mn"), "MN");
+    let address = server.target().address;
+    assert_eq!(rest(address, ""), "ERROR Too many open connections\r\n");
+    assert_eq!(stat(&mut one, "", "rejected_connections"), "1");
+    assert_eq!(stat(&mut one, "", "max_connections"), "2");
+    drop(other);
+    // Its place is free a moment after it has gone.
+    let deadline = now() + DEADLINE;
+    while ask(&mut client(&server), "mn") != "MN" {
+        assert!(now() < deadline, "there is no room for another");
+    }
+}
+
+#[test]
+fn who_says_nothing_is_let_go() {
+    let server = Peer::backend(&["-o", "idle_timeout=1"]);
+    let address = server.target().address;
+    // One without a word, one in the middle of a line, one in that of a value.
+    for start in ["", "get a", "set a 0 0 100000\r\nabc"] {
+        assert_eq!(rest(address, start), "");
+    }
+    let mut client = client(&server);
+    assert_eq!(stat(&mut client, "", "idle_kicks"), "3");
+    assert_eq!(client.get("a"), Got::Miss);
+}
+
+#[test]
+fn a_slow_reader_holds_little_memory() {
+    let server = Peer::backend(&["-t", "1"]);
+    let mut fast = client(&server);
+    let value: Vec<u8> = (0u32..250_000).flat_map(u32::to_le_bytes).collect();
+    assert_eq!(fast.set("large", &value), "STORED");
+    let before = resident(&server);
+    let mut slow: Vec<_> = (0..8).map(|_| client(&server)).collect();
+    for client in &mut slow {
+        client.send("get large\r\n".repeat(100));
+    }
+    for client in &mut slow {
+        // Each has been heard when the first byte of its answers is there.
+        assert_eq!(client.got("large"), Got::Hit(value.clone()));
+    }
+    assert_eq!(fast.get("large"), Got::Hit(value.clone()));
+    // Eight hundred megabytes are asked for.
+    assert!(resident(&server) < before + (32 << 20));
+    for _ in 1..100 {
+        assert_eq!(slow[0].got("large"), Got::Hit(value.clone()));
+    }
+}
+
+/// Memory of the server that is in RAM, in bytes.
+fn resident(server: &Peer) -> usize {
+    let status = fs::read_to_string(format!("/proc/{}/status", server.id())).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:"));
+    let kib: usize = line
+        .unwrap()
+        .split_whitespace()
+        .nth(1)
+        .unwrap()
+        .parse()
+        .unwrap();
+    kib << 10
+}
+
+#[test]
+fn what_is_switched_off_is_refused() {
+    let server = Peer::backend(&["-F", "-X", "-C", "-W"]);
+    let mut client = client(&server);
+    assert_eq!(
+        ask(&mut client, "flush_all"),
+        "CLIENT_ERROR flush_all not allowed"
+    );
+    assert_eq!(
+        ask(&mut client, "stats cachedump 1 1"),
+        "CLIENT_ERROR stats cachedump not allowed"
+    );
+    assert_eq!(
+        ask(&mut client, "stats detail on"),
+        "CLIENT_ERROR stats detail not allowed"
+    );
+    assert_eq!(
+        ask(&mut client, "watch fetchers"),
+        "CLIENT_ERROR watch commands not allowed"
+    );
+    assert_eq!(client.set("k", b"v"), "STORED");
+    assert_eq!(ask(&mut client, "gets k"), "VALUE k 0 1 0");
+}
+
+#[test]
+fn everything_is_dropped_at_its_time() {
+    let server = Peer::backend(&["-o", "relaxed_privileges"]);
+    let mut client = client(&server);
+    assert_eq!(client.set("a", b"1"), "STORED");
+    assert_eq!(ask(&mut client, "flush_all 5"), "OK");
+    assert_eq!(client.get("a"), Got::Hit(b"1".to_vec()));
+    assert_eq!(ask(&mut client, "debugtime 6"), "OK");
+    assert_eq!(client.get("a"), Got::Miss);
+    assert_eq!(client.set("a", b"2"), "STORED");
+    assert_eq!(client.get("a"), Got::Hit(b"2".to_vec()));
+    assert_eq!(stat(&mut client, "", "cmd_flush"), "1");
+}
+
+#[test]
+fn memory_can_be_given_and_taken() {
+    let server = Peer::backend(&["-m", "32", "-t", "1"]);
+    let mut client = client(&server);
+    let value = vec![b'v'; 1000];
+    for number in 0..20_000 {
+        assert_eq!(client.set(&format!("key-{number}"), &value), "STORED");
+    }
+    let items: u64 = stat(&mut client, "", "curr_items").parse().unwrap();
+    assert_eq!(items, 20_000);
+    let small = "MEMLIMIT_TOO_SMALL cannot set maxbytes to less than 8m";
+    assert_eq!(ask(&mut client, "cache_memlimit 7"), small);
+    assert_eq!(ask(&mut client, "cache_memlimit 8"), "OK");
+    assert_eq!(
+        stat(&mut client, "", "limit_maxbytes"),
+        (8 << 20).to_string()
+    );
+    let deadline = now() + DEADLINE;
+    while stat(&mut client, "", "bytes").parse::<u64>().unwrap() > 8 << 20 {
+        assert!(now() < deadline);
+    }
+    assert_eq!(ask(&mut client, "stats reset"), "RESET");
+    assert_eq!(stat(&mut client, "", "evictions"), "0");
+}
+
+#[test]
+fn connections_sizes_and_settings_are_told() {
+    let server = Peer::backend(&["-o", "track_sizes", "-I", "2m", "-c", "77"]);
+    let mut client = client(&server);
+    client.set("k", &[b'v'; 90]);
+    assert_eq!(stat(&mut client, " sizes", "128"), "1");
+    let address = server.target().address;
+    assert_eq!(
+        stat(&mut client, " conns", "0:addr"),
+        format!("tcp:{address}")
+    );
+    assert_eq!(stat(&mut client, " conns", "0:state"), "conn_listening");
+    let settings = [
+        ("item_size_max", "2097152"),
+        ("maxconns", "77"),
+        ("cas_enabled", "yes"),
+    ];
+    for (name, value) in settings {
+        assert_eq!(stat(&mut client, " settings", name), value);
+    }
+    assert_eq!(stat(&mut client, " items", "items:1:number"), "1");
+}
+
+#[test]
+fn users_log_in() {
+    let file = std::env::temp_dir().join(format!("ketch-users-{}", std::process::id()));
+    fs::write(&file, "joe:secret\n").unwrap();
+    let server = Peer::backend(&["-Y", file.to_str().unwrap()]);
+    fs::remove_file(&file).unwrap();
+    let mut client = client(&server);
+    assert_eq!(
+        ask(&mut client, "get a b c d e"),
+        "CLIENT_ERROR unauthenticated"
+    );
+    let failed = "CLIENT_ERROR authentication failure";
+    assert_eq!(client.set("x", b"joe wrong"), failed);
+    assert_eq!(client.set("x", b"joe secret"), "STORED");
+    assert_eq!(client.set("k", b"v"), "STORED");
+    assert_eq!(client.get("k"), Got::Hit(b"v".to_vec()));
+}
+
+#[test]
+fn a_unix_socket_has_the_permissions_asked_for() {
+    let path = std::env::temp_dir().join(format!("ketch-backend-{}.sock", std::process::id()));
+    let pid_file = path.with_extension("pid");
+    let (socket, pid) = (path.to_str().unwrap(), pid_file.to_str().unwrap());
+    // In the background; it is ready when the command returns.
+    let started = Command::new(env!("CARGO_BIN_EXE_ketch"))
+        .args([
+            "backend", "-d", "-u", "root", "-s", socket, "-a", "720", "-P", pid,
+        ])
+        .status()
+        .unwrap();
+    assert!(started.success());
+    let mode = fs::metadata(&path).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o720);
+    let mut stream = UnixStream::connect(&path).unwrap();
+    stream.write_all(b"mn\r\n").unwrap();
+    let mut answer = [0; 4];
+    stream.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"MN\r\n");
+    let id: i32 = fs::read_to_string(&pid_file)
+        .unwrap()
+        .trim()
+        .parse()
+        .unwrap();
+    kill_process(Pid::from_raw(id).unwrap(), Signal::TERM).unwrap();
+    let deadline = now() + DEADLINE;
+    while path.exists() || pid_file.exists() {
+        assert!(now() < deadline, "not ended");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn what_cannot_be_had_is_said() {
+    let refused = [
+        (&["-e", "/x"][..], "items do not outlive the process"),
+        (&["-S"], "there is no SASL"),
+        (&["-o", "ext_path=/x:1G"], "there is no external storage"),
+        (&["-I", "40m"], "half of the memory"),
+        (&["-l", "fooble"], "cannot listen on fooble:11211"),
+    ];
+    for (args, why) in refused {
+        let run = Command::new(env!("CARGO_BIN_EXE_ketch"));
+        let output = { run }.arg("backend").args(args).output().unwrap();
+        assert!(!output.status.success(), "{args:?}");
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(errors.contains(why), "{args:?}: {errors}");
+    }
+}
