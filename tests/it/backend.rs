@@ -96,8 +96,10 @@ fn clients_may_end_the_process_only_if_they_are_let() {
 #[test]
 fn too_many_clients_are_told_so() {
     let server = Peer::backend(&["-c", "2"]);
-    let (mut one, mut other) = (client(&server), client(&server));
-    assert_eq!(ask(&mut one, "mn"), "MN");
+    let mut one = client(&server);
+    // Whoever looked whether the server listens has gone.
+    wait_for(&mut one, "curr_connections", "1");
+    let mut other = client(&server);
     assert_eq!(ask(&mut other, "mn"), "MN");
     let address = server.target().address;
     assert_eq!(rest(address, ""), "ERROR Too many open connections\r\n");
