@@ -11,7 +11,7 @@ use thiserror::Error;
 
 use super::number::read_u64;
 use super::request::{Change, ChangeVerb, Request, Words};
-use super::{limits, meta};
+use super::{binary, limits, meta};
 
 /// Longest line a server may answer with, in bytes. memcached's own lines stay
 /// below 2 KiB; an error text of another server may be longer.
@@ -46,6 +46,13 @@ pub enum Shape {
     Version,
     /// `OK`.
     Ok,
+    /// The binary response to one request.
+    Binary,
+    /// Binary responses to quiet retrievals, as many as there are hits, and that
+    /// to the `noop` behind them.
+    BinaryBatch,
+    /// `VA` for each hit of quiet `mg` commands, and `MN` to the `mn` behind them.
+    MetaBatch,
 }
 
 impl Shape {
@@ -68,6 +75,17 @@ impl Shape {
                 meta::Verb::Debug => Self::MetaDebug,
             },
             Request::Admin(_) => Self::Ok,
+        }
+    }
+
+    /// How many keys were asked for, if the reply is made of blocks. `expected`
+    /// is what went with the request.
+    #[inline]
+    pub fn keys_asked(self, expected: u64) -> Option<u64> {
+        match self {
+            Self::Values => Some(expected),
+            Self::BinaryBatch | Self::MetaBatch => Some(binary::reply::keys_of_batch(expected)),
+            _ => None,
         }
     }
 
@@ -208,6 +226,8 @@ pub fn cut(shape: Shape, expected: u64, buf: &[u8]) -> Result<Part, Desync> {
     match (shape, buf.first()) {
         (Shape::Value, Some(b'V')) => return value(expected, buf),
         (Shape::Values, Some(b'V')) => return values(buf),
+        (Shape::Binary, _) => return binary::reply::one(expected, buf),
+        (Shape::BinaryBatch, _) => return binary::reply::batch(expected, buf),
         _ => {}
     }
     let Some(end) = memchr(b'\n', buf) else {
@@ -222,6 +242,7 @@ pub fn cut(shape: Shape, expected: u64, buf: &[u8]) -> Result<Part, Desync> {
         Shape::MetaGet | Shape::MetaArithmetic if line.starts_with(b"VA ") => {
             meta_value(shape, line, len, expected, buf)
         }
+        Shape::MetaBatch => meta_batch(line, len, buf),
         _ => one_line(shape, line, len, expected),
     }
 }
@@ -399,6 +420,26 @@ fn meta_value(
             in_step: true,
         }),
         Some(_) => Err(Desync),
+    }
+}
+
+/// A hit of a batch of quiet `mg` commands, or its end. An error would have to
+/// say which of them it is about, and none does.
+fn meta_batch(line: &[u8], len: usize, buf: &[u8]) -> Result<Part, Desync> {
+    if line == b"MN" {
+        return Ok(Part::Whole {
+            len,
+            outcome: Outcome::Miss,
+            in_step: true,
+        });
+    }
+    if !line.starts_with(b"VA ") {
+        return Err(Desync);
+    }
+    match meta_value(Shape::MetaGet, line, len, 0, buf)? {
+        // Which key it is, its opaque tells.
+        Part::Whole { len, .. } => Ok(Part::Block(Block { len, key_len: 0 })),
+        part => Ok(part),
     }
 }
 

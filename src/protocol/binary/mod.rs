@@ -8,9 +8,11 @@
 
 pub mod header;
 pub mod opcode;
+pub mod reply;
 pub mod request;
 pub mod response;
 pub mod status;
+pub mod translate;
 
 #[cfg(test)]
 mod tests;
