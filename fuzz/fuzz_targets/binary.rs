@@ -9,6 +9,7 @@ use libfuzzer_sys::fuzz_target;
 
 const LIMITS: Limits = Limits {
     value_bytes_max: 100,
+    announce_bytes_min: usize::MAX,
     line_bytes_max: 0,
 };
 

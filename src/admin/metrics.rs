@@ -6,7 +6,7 @@ use super::state::State;
 use crate::clock;
 use crate::pool::{Failure, Server, ServerStats};
 use crate::proxy::Pool;
-use crate::proxy::stats::{Command, End, WorkerStats};
+use crate::proxy::stats::{Command, Dialect, End, PoolCounters, WorkerStats};
 use crate::stats::{Counter, HistogramSum};
 use crate::usage;
 
@@ -48,7 +48,7 @@ families! {
     TOLD Counter "ketch_failures_told_total" [] "requests answered with SERVER_ERROR because of a server";
     MASKED Counter "ketch_failures_masked_total" [] "keys answered as misses although their server was not heard (miss_on_error)";
     UNTOLD Counter "ketch_failures_untold_total" [] "failed requests whose clients wanted no answer (noreply)";
-    POOL_REQUESTS Counter "ketch_pool_requests_total" ["pool", "command"] "requests of clients, by pool and command";
+    POOL_REQUESTS Counter "ketch_pool_requests_total" ["pool", "command", "protocol"] "requests of clients, by pool, command and what they came in: `text` (meta commands too) or `binary`";
     SERVER_UP Gauge "ketch_server_up" ["pool", "server"] "1 while the server is asked, 0 while it is ejected";
     SERVER_EJECTIONS Counter "ketch_server_ejections_total" ["pool", "server"] "times that the server was ejected";
     SERVER_CONNECTIONS Gauge "ketch_server_connections" ["pool", "server"] "connections to the server that are up";
@@ -154,10 +154,13 @@ fn pools(page: &mut Page, state: &State) {
     let mut requests = page.family(&POOL_REQUESTS);
     for pool in &layout.pools {
         for command in Command::ALL {
-            let of_pool = counters.iter().filter(|known| known.pool == pool.name);
-            let count: u64 = of_pool.map(|known| known.stats.requests(command)).sum();
-            if count > 0 {
-                requests.sample(&[&pool.name, command.name()], count);
+            for dialect in Dialect::ALL {
+                let of_pool = counters.iter().filter(|known| known.pool == pool.name);
+                let count = |known: &PoolCounters| known.stats.requests_in(command, dialect);
+                let count: u64 = of_pool.map(count).sum();
+                if count > 0 {
+                    requests.sample(&[&pool.name, command.name(), dialect.name()], count);
+                }
             }
         }
     }

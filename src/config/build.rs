@@ -46,6 +46,7 @@ impl Config {
         } = self.settings;
         let entries = listen.iter().zip(self.routes).map(|(listen, route)| Entry {
             address: listen.address.clone(),
+            protocol: listen.protocol,
             route: Route::Pool(route),
             limits: listen.limits(&clients),
             flush_all: listen.flush_all.unwrap_or(clients.flush_all),
@@ -57,6 +58,7 @@ impl Config {
                 placement,
                 members: builder.members(pool)?,
                 miss_on_error: pool.miss_on_error,
+                server_protocol: pool.server_protocol,
             })
         });
         Ok(Layout {

@@ -9,7 +9,7 @@ use crate::pool;
 use crate::pool::server::Place;
 use crate::protocol::Limits;
 use crate::proxy;
-use crate::proxy::MissOnError;
+use crate::proxy::{ClientProtocol, MissOnError, ServerProtocol};
 use crate::router;
 
 /// Where clients are listened for by default: next to memcached's own port, so
@@ -104,6 +104,8 @@ pub struct Listen {
     pub address: Address,
     /// The permissions of its socket's file; `None` leaves them to the umask.
     pub mode: Option<u32>,
+    /// What its clients speak.
+    pub protocol: ClientProtocol,
     /// The pool that its requests go to; `None` for the one at the top.
     pub route: Option<String>,
     /// Instead of what [`Clients`] says.
@@ -120,6 +122,7 @@ impl Listen {
         Self {
             address,
             mode: None,
+            protocol: ClientProtocol::default(),
             route: None,
             value_bytes_max: None,
             line_bytes_max: None,
@@ -175,6 +178,8 @@ pub struct Pool {
     pub treatment: pool::Settings,
     /// When a failure is told as a miss.
     pub miss_on_error: MissOnError,
+    /// How its servers are asked for binary clients.
+    pub server_protocol: ServerProtocol,
     /// Bytes of memory for each server in this process.
     pub embedded_memory: usize,
 }
@@ -188,6 +193,7 @@ impl Pool {
             placement: router::Settings::default(),
             treatment: pool::Settings::default(),
             miss_on_error: MissOnError::default(),
+            server_protocol: ServerProtocol::default(),
             embedded_memory: EMBEDDED_MEMORY,
         }
     }

@@ -17,7 +17,7 @@ use tokio::sync::Notify;
 
 use super::backoff::Backoff;
 use super::deadlines::Deadlines;
-use super::dial::dial;
+use super::dial::{Dialect, dial};
 use super::failure::Failure;
 use super::server::{Place, Server, ServerStats};
 use crate::clock::{self, Moment};
@@ -107,7 +107,8 @@ pub struct Ask<'a> {
     /// Which replies it can have.
     pub shape: Shape,
     /// [`reply::fingerprint`] of what the reply must name, or 0. For
-    /// [`Shape::Values`] the number of keys.
+    /// [`Shape::Values`] the number of keys, for binary shapes what
+    /// [`crate::protocol::binary::reply`] makes.
     pub expected: u64,
 }
 
@@ -139,6 +140,7 @@ enum Stage {
 /// One worker's connection to one server, made anew as often as it breaks.
 pub struct Connection {
     server: Arc<Server>,
+    dialect: Dialect,
     stats: Arc<ServerStats>,
     outbox: Rc<Outbox>,
     waiting: RefCell<VecDeque<Waiter>>,
@@ -174,10 +176,19 @@ impl std::fmt::Debug for Connection {
 impl Connection {
     /// A connection that is made when it is first needed, or at once if the
     /// server's settings say so. The caller spawns [`Self::run`].
-    pub fn new(server: Arc<Server>, turn: &Rc<Turn>, deadlines: &Rc<Deadlines>) -> Rc<Self> {
+    ///
+    /// One in binary is always made when it is first needed: most servers never
+    /// have a binary client.
+    pub fn new(
+        server: Arc<Server>,
+        dialect: Dialect,
+        turn: &Rc<Turn>,
+        deadlines: &Rc<Deadlines>,
+    ) -> Rc<Self> {
         let stats = server.new_stats();
         let connection = Rc::new(Self {
             server,
+            dialect,
             stats,
             outbox: Outbox::detached(Rc::clone(turn)),
             waiting: RefCell::default(),
@@ -337,7 +348,8 @@ impl Connection {
         let settings = &self.server.settings;
         // Attempts in a row that led to nothing.
         let mut attempts = 0;
-        let mut eager = settings.preconnect;
+        let preconnect = settings.preconnect && self.dialect == Dialect::Text;
+        let mut eager = preconnect;
         loop {
             if self.retiring.get() && self.is_settled() {
                 return self.close();
@@ -353,7 +365,7 @@ impl Connection {
             if !self.server.health.is_active() {
                 self.fail_all(Failure::Ejected);
                 self.wait_for_return().await;
-                (attempts, eager) = (0, settings.preconnect);
+                (attempts, eager) = (0, preconnect);
                 continue;
             }
             self.stage.set(Stage::Connecting);
@@ -361,7 +373,7 @@ impl Connection {
                 let wait = RECONNECT.wait(attempts - 1, fastrand::f64());
                 tokio::time::sleep(wait).await;
             }
-            let failure = match dial(address, settings.connect_timeout).await {
+            let failure = match dial(address, self.dialect, settings.connect_timeout).await {
                 Ok(stream) => {
                     let (mut read, write) = stream.into_split();
                     self.come_up();
@@ -426,7 +438,8 @@ impl Connection {
         let cut = self.front_start.get().saturating_sub(sent);
         self.outbox.skip(usize::try_from(cut).unwrap_or(usize::MAX));
         self.server.health.failed(failure, now);
-        if !self.server.health.is_active() {
+        // What will not be different the next time is not waited for.
+        if !self.server.health.is_active() || failure == Failure::NoBinary {
             self.fail_all(failure);
         }
     }
@@ -509,6 +522,13 @@ impl Connection {
         self.outbox.wake_owner();
     }
 
+    /// What the request at the front is to be answered with.
+    #[inline]
+    fn front(&self) -> Option<(Shape, u64)> {
+        let waiting = self.waiting.borrow();
+        waiting.front().map(|front| (front.shape, front.expected))
+    }
+
     /// Takes every complete reply out of what has been read.
     fn take_replies(&self, batch: &Batch<'_>) -> Consumed {
         let now = clock::now();
@@ -519,11 +539,7 @@ impl Connection {
             if rest.is_empty() {
                 break 0;
             }
-            let front = self
-                .waiting
-                .borrow()
-                .front()
-                .map(|front| (front.shape, front.expected));
+            let front = self.front();
             let part = front.map(|(shape, expected)| reply::cut(shape, expected, rest));
             match part {
                 Some(Ok(Part::More { need })) => break need,
@@ -571,13 +587,16 @@ impl Connection {
     /// Hands on all blocks at the start of `rest`, of which the first is known.
     /// Returns their length and whether they fit.
     fn take_blocks(&self, first: Block, rest: &[u8], owner: Option<&Bytes>) -> (usize, bool) {
+        let Some((shape, expected)) = self.front() else {
+            return (0, false);
+        };
         BLOCKS.with_borrow_mut(|blocks| {
             blocks.clear();
             blocks.push(first);
             let mut len = first.len;
             // What is no block is looked at again as the end of the reply.
             while let Some(more) = rest.get(len..)
-                && let Ok(Part::Block(block)) = reply::cut(Shape::Values, 0, more)
+                && let Ok(Part::Block(block)) = reply::cut(shape, expected, more)
             {
                 blocks.push(block);
                 len += block.len;
@@ -621,13 +640,13 @@ impl Connection {
         self.stats.latency.record(now.micros_since(waiter.asked));
         match outcome {
             Outcome::Hit => self.stats.hits.increment(),
-            Outcome::Miss if waiter.shape == Shape::Values => {
-                self.stats.hits.add(blocks);
-                self.stats
-                    .misses
-                    .add(waiter.expected.saturating_sub(blocks));
-            }
-            Outcome::Miss => self.stats.misses.increment(),
+            Outcome::Miss => match waiter.shape.keys_asked(waiter.expected) {
+                Some(keys) => {
+                    self.stats.hits.add(blocks);
+                    self.stats.misses.add(keys.saturating_sub(blocks));
+                }
+                None => self.stats.misses.increment(),
+            },
             outcome if outcome.is_error() => self.stats.error_replies.increment(),
             _ => {}
         }
@@ -651,7 +670,11 @@ impl Connection {
         let settings = &self.server.settings;
         while let Some((asker, token)) = self.next_late(now) {
             self.fail(asker, token, Failure::TimedOut);
-            self.server.health.failed(Failure::TimedOut, now);
+            // Before there is a binary connection its requests prove nothing: the
+            // server may not speak that, and be well.
+            if self.dialect == Dialect::Text || self.stage.get() == Stage::Up {
+                self.server.health.failed(Failure::TimedOut, now);
+            }
         }
         self.forget_unsent();
         self.end_if_settled();

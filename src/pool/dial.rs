@@ -10,7 +10,17 @@ use tokio::net::{TcpStream, UnixStream};
 use super::failure::Failure;
 use crate::net::listener::Address;
 use crate::net::stream::Stream;
+use crate::protocol::binary;
 use crate::protocol::reply::{self, Part, REPLY_LINE_BYTES_MAX, Shape};
+
+/// What is spoken on a connection; a memcached goes by the first byte it gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dialect {
+    /// Text and meta commands.
+    Text,
+    /// Binary frames.
+    Binary,
+}
 
 /// The first words of every connection: any memcached answers them, and nothing
 /// else does.
@@ -25,20 +35,29 @@ const KEEPALIVE: Duration = Duration::from_secs(60);
 /// # Errors
 ///
 /// The [`Failure`] for the requests that wait for the connection, and for the
-/// server's health.
-pub async fn dial(address: &Address, timeout: Duration) -> Result<Stream, Failure> {
+/// server's health. [`Failure::NoBinary`] for whatever goes wrong once the
+/// connection is there, if it is to be a binary one: what is wrong with the
+/// server itself shows in its other connections.
+pub async fn dial(
+    address: &Address,
+    dialect: Dialect,
+    timeout: Duration,
+) -> Result<Stream, Failure> {
+    let mut late = Failure::ConnectTimedOut;
     let attempt = async {
         let mut stream = connect(address).await.map_err(|error| classify(&error))?;
+        if dialect == Dialect::Binary {
+            late = Failure::NoBinary;
+        }
         match &mut stream {
-            Stream::Tcp(stream) => greet(stream).await?,
-            Stream::Unix(stream) => greet(stream).await?,
+            Stream::Tcp(stream) => greet(stream, dialect).await?,
+            Stream::Unix(stream) => greet(stream, dialect).await?,
         }
         Ok(stream)
     };
     // A dropped attempt loses a connection that nobody has used yet.
-    tokio::time::timeout(timeout, attempt)
-        .await
-        .unwrap_or(Err(Failure::ConnectTimedOut))
+    let result = tokio::time::timeout(timeout, attempt).await;
+    result.unwrap_or(Err(late))
 }
 
 async fn connect(address: &Address) -> io::Result<Stream> {
@@ -67,7 +86,49 @@ fn classify(error: &io::Error) -> Failure {
 }
 
 /// Asks for the version and reads just that answer.
-async fn greet(stream: &mut (impl AsyncReadExt + AsyncWriteExt + Unpin)) -> Result<(), Failure> {
+async fn greet(
+    stream: &mut (impl AsyncReadExt + AsyncWriteExt + Unpin),
+    dialect: Dialect,
+) -> Result<(), Failure> {
+    match dialect {
+        Dialect::Text => greet_in_text(stream).await,
+        Dialect::Binary => greet_in_binary(stream).await.map_err(|_| Failure::NoBinary),
+    }
+}
+
+/// Asks for the version in the binary dialect. Anything but its proper answer is
+/// an error.
+async fn greet_in_binary(
+    stream: &mut (impl AsyncReadExt + AsyncWriteExt + Unpin),
+) -> io::Result<()> {
+    let hello = binary::Request {
+        opcode: binary::Opcode::Version,
+        opaque: fastrand::u32(..),
+        cas: 0,
+        extras: binary::Extras::None,
+        key: b"",
+        value: b"",
+    };
+    let expected = binary::reply::expected(hello.opcode, hello.opaque);
+    stream.write_all(&hello.header().to_bytes()).await?;
+    let mut answer = Vec::with_capacity(64);
+    loop {
+        match reply::cut(Shape::Binary, expected, &answer) {
+            Ok(Part::Whole { len, outcome, .. }) if len == answer.len() && !outcome.is_error() => {
+                return Ok(());
+            }
+            Ok(Part::More { need }) if need <= REPLY_LINE_BYTES_MAX => {}
+            _ => return Err(io::ErrorKind::InvalidData.into()),
+        }
+        if stream.read_buf(&mut answer).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+}
+
+async fn greet_in_text(
+    stream: &mut (impl AsyncReadExt + AsyncWriteExt + Unpin),
+) -> Result<(), Failure> {
     stream.write_all(HELLO).await.map_err(|_| Failure::Closed)?;
     let mut answer = Vec::with_capacity(64);
     loop {
@@ -97,7 +158,7 @@ mod tests {
             assert_eq!(hello, HELLO);
             theirs.write_all(answer).await.unwrap();
         };
-        tokio::join!(greet(&mut ours), server).0
+        tokio::join!(greet(&mut ours, Dialect::Text), server).0
     }
 
     #[tokio::test]
@@ -112,5 +173,36 @@ mod tests {
             assert_eq!(greeted(answer).await, Err(Failure::Protocol), "{answer:?}");
         }
         assert_eq!(greeted(b"VERSION").await, Err(Failure::Closed));
+    }
+
+    #[tokio::test]
+    async fn only_a_memcached_that_speaks_it_is_accepted_in_binary() {
+        for (status, status_fits) in [
+            (binary::Status::Ok, true),
+            (binary::Status::UnknownCommand, false),
+        ] {
+            let (mut ours, mut theirs) = tokio::io::duplex(64 * 1024);
+            let server = async move {
+                let mut hello = [0; binary::HEADER_BYTES];
+                theirs.read_exact(&mut hello).await.unwrap();
+                let hello = binary::Header::read(&hello).unwrap();
+                let mut answer = Vec::new();
+                binary::Response {
+                    opcode: hello.opcode,
+                    opaque: hello.opaque,
+                    status: status.code(),
+                    value: b"1.6.45",
+                    ..binary::Response::default()
+                }
+                .encode(&mut answer);
+                theirs.write_all(&answer).await.unwrap();
+            };
+            let (greeted, ()) = tokio::join!(greet(&mut ours, Dialect::Binary), server);
+            assert_eq!(greeted.is_ok(), status_fits);
+        }
+        let (mut ours, mut theirs) = tokio::io::duplex(64 * 1024);
+        let server = async move { theirs.write_all(b"ERROR\r\n").await.unwrap() };
+        let (greeted, ()) = tokio::join!(greet(&mut ours, Dialect::Binary), server);
+        assert_eq!(greeted, Err(Failure::NoBinary));
     }
 }

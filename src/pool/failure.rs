@@ -27,6 +27,9 @@ pub enum Failure {
     /// It said something that is no reply to what was asked.
     #[error("broke the protocol")]
     Protocol,
+    /// It answers in text, but not to a binary client's requests.
+    #[error("does not speak the binary protocol (server_protocol: meta would do)")]
+    NoBinary,
     /// It has failed too often and is left alone until it answers a probe.
     #[error("is ejected")]
     Ejected,
@@ -49,7 +52,7 @@ pub enum Retry {
 
 impl Failure {
     /// Every failure, in the order of [`Self::index`].
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::TimedOut,
         Self::Refused,
         Self::ConnectTimedOut,
@@ -59,6 +62,7 @@ impl Failure {
         Self::Ejected,
         Self::QueueFull,
         Self::Removed,
+        Self::NoBinary,
     ];
 
     /// A short name for metrics and logs.
@@ -73,6 +77,7 @@ impl Failure {
             Self::Ejected => "ejected",
             Self::QueueFull => "queue_full",
             Self::Removed => "removed",
+            Self::NoBinary => "no_binary",
         }
     }
 
@@ -88,12 +93,16 @@ impl Failure {
             Self::Ejected => 6,
             Self::QueueFull => 7,
             Self::Removed => 8,
+            Self::NoBinary => 9,
         }
     }
 
     /// Whether the server is to blame, so that it counts against its health.
     pub const fn is_the_servers(self) -> bool {
-        !matches!(self, Self::Ejected | Self::QueueFull | Self::Removed)
+        !matches!(
+            self,
+            Self::Ejected | Self::QueueFull | Self::Removed | Self::NoBinary
+        )
     }
 
     /// Whether a single one is enough to eject: nothing can come of asking on.
@@ -113,7 +122,8 @@ impl Failure {
             | Self::Unreachable
             | Self::Ejected
             | Self::QueueFull
-            | Self::Removed => Retry::NothingSent,
+            | Self::Removed
+            | Self::NoBinary => Retry::NothingSent,
         }
     }
 }

@@ -15,6 +15,7 @@ pub mod server;
 
 pub use connection::{Ask, Asker, Connection, Reply, Verdict};
 pub use deadlines::Deadlines;
+pub use dial::Dialect;
 pub use failure::Failure;
 pub use health::{Health, State};
 pub use server::{Server, ServerStats, Settings};

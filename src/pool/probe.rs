@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::dial::dial;
+use super::dial::{Dialect, dial};
 use super::server::{Place, Server};
 use crate::clock;
 
@@ -29,7 +29,7 @@ pub async fn watch_over(server: Arc<Server>) {
             server.health.probe_at(clock::now().after(wait));
             tokio::time::sleep(wait).await;
             server.health.probing();
-            match dial(address, settings.connect_timeout).await {
+            match dial(address, Dialect::Text, settings.connect_timeout).await {
                 Ok(_) => break,
                 Err(failure) => {
                     tracing::debug!(server = %server.name, attempt, cause = failure.name(), "probe failed");

@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use super::settings::{MissOnError, Settings};
+use super::settings::{ClientProtocol, MissOnError, ServerProtocol, Settings};
 use crate::net::listener::Address;
 use crate::pool::Server;
 use crate::protocol::Limits;
@@ -47,6 +47,8 @@ pub struct Pool {
     pub members: Vec<Member>,
     /// When a failure is told as a miss.
     pub miss_on_error: MissOnError,
+    /// How its servers are asked for binary clients.
+    pub server_protocol: ServerProtocol,
 }
 
 /// Where requests go.
@@ -62,6 +64,8 @@ pub struct Entry {
     /// Where it listens, which is what it is known by from one layout to the
     /// next.
     pub address: Address,
+    /// What its clients speak.
+    pub protocol: ClientProtocol,
     /// Where its requests go.
     pub route: Route,
     /// What its clients may send.

@@ -8,7 +8,7 @@ use super::layout::Pool;
 use super::session::{Reading, Session, token};
 use super::slots::{Gather, Slot};
 use super::stats::{Command, End, PoolCounters, WorkerStats};
-use super::worker::Link;
+use super::worker::{Embedded, Link};
 use crate::clock;
 use crate::pool::{Ask, Asker, ServerStats};
 use crate::protocol::Error;
@@ -20,6 +20,9 @@ use crate::stats::Counter;
 /// The release of memcached whose dialects the proxy speaks, followed by its own
 /// name and release: clients that compare versions look at the first part.
 pub const VERSION: &str = concat!("1.6.45-ketch-", env!("CARGO_PKG_VERSION"));
+
+/// What a client is told that may not flush.
+pub(super) const FLUSH_REFUSED: &str = "flush_all is not allowed here (flush_all: false)";
 
 impl Session {
     pub(super) fn administer(
@@ -79,8 +82,7 @@ impl Session {
             Err(error) => return self.answer_unless(noreply, &error.to_string()),
         };
         if !reading.entry.flush_all {
-            let text = "SERVER_ERROR flush_all is not allowed here (flush_all: false)";
-            return self.answer_unless(noreply, text);
+            return self.answer_unless(noreply, &format!("SERVER_ERROR {FLUSH_REFUSED}"));
         }
         let args = delay.to_string();
         let line = format!("flush_all {args}\r\n");
@@ -91,6 +93,7 @@ impl Session {
             answer: b"OK\r\n".to_vec(),
             failed: false,
             quiet: noreply,
+            binary: None,
         })));
         let mut asked = 0;
         let mut refused = None;
@@ -115,14 +118,7 @@ impl Session {
                         }
                     }
                 }
-                Link::Embedded(cache) => {
-                    let request = Request::Admin(Admin::Other {
-                        verb: AdminVerb::FlushAll,
-                        args: args.as_bytes(),
-                        noreply: false,
-                    });
-                    cache.serve(&request, &mut Vec::new());
-                }
+                Link::Embedded(cache) => serve_flush(cache, delay),
             }
         }
         if let Some(Slot::Gathering(gather)) = slots.get_mut(number) {
@@ -140,11 +136,41 @@ impl Session {
     }
 }
 
+/// Has a cache in this process drop everything after `delay` seconds.
+pub(super) fn serve_flush(cache: &Embedded, delay: impl Display) {
+    let args = delay.to_string();
+    let request = Request::Admin(Admin::Other {
+        verb: AdminVerb::FlushAll,
+        args: args.as_bytes(),
+        noreply: false,
+    });
+    cache.serve(&request, &mut Vec::new());
+}
+
+/// A report, or why there is none.
+pub(super) enum Reported {
+    /// Lines of `STAT name value`, then `END`.
+    Lines(String),
+    /// It is not for clients to ask.
+    Refused(&'static str),
+    /// There is no report of this name.
+    Unknown,
+}
+
 /// Reports.
 impl Session {
     /// Answers `stats`: about the proxy, its pools or its servers. What memcached
     /// reports of its store has no meaning here and is empty.
     fn report(&self, args: &[u8], reading: &Reading<'_>) {
+        match self.report_on(args, reading) {
+            Reported::Lines(report) => self.answer(report.as_bytes()),
+            Reported::Refused(text) => self.answer(format!("SERVER_ERROR {text}\r\n").as_bytes()),
+            Reported::Unknown => self.answer(format!("{}\r\n", Error::UnknownCommand).as_bytes()),
+        }
+    }
+
+    /// The report that `args` ask for.
+    pub(super) fn report_on(&self, args: &[u8], reading: &Reading<'_>) -> Reported {
         let mut report = Report::default();
         match Words::new(args).next() {
             None => self.report_general(&mut report, reading),
@@ -152,11 +178,11 @@ impl Session {
             Some(b"servers") => report_servers(&mut report, reading),
             Some(b"items" | b"slabs" | b"sizes" | b"settings" | b"conns") => {}
             Some(b"reset") => {
-                return self.answer(b"SERVER_ERROR counters of the proxy are not reset\r\n");
+                return Reported::Refused("counters of the proxy are not reset");
             }
-            Some(_) => return self.answer(format!("{}\r\n", Error::UnknownCommand).as_bytes()),
+            Some(_) => return Reported::Unknown,
         }
-        self.answer(report.finish().as_bytes());
+        Reported::Lines(report.finish())
     }
 
     fn report_general(&self, report: &mut Report, reading: &Reading<'_>) {

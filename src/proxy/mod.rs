@@ -3,6 +3,7 @@
 //! The only place that knows both the router and the pools, and the only one
 //! that turns a failure into `SERVER_ERROR`.
 
+pub mod binary;
 pub mod dispatch;
 pub mod layout;
 pub mod local;
@@ -14,5 +15,5 @@ pub mod stats;
 pub mod worker;
 
 pub use layout::{Entry, Layout, Pool, Route};
-pub use settings::{MissOnError, Settings};
+pub use settings::{ClientProtocol, MissOnError, ServerProtocol, Settings};
 pub use worker::{Shared, Worker};

@@ -9,6 +9,7 @@ use memchr::memchr;
 
 use super::layout::Entry;
 use super::merge::Merge;
+use super::settings::ClientProtocol;
 use super::slots::{Asked, Quiet, Slot, Slots};
 use super::stats::End;
 use super::worker::{View, Worker};
@@ -17,6 +18,7 @@ use crate::net::inbox::{Batch, Consumed, Inbox};
 use crate::net::outbox::Outbox;
 use crate::net::stream::{ReadHalf, WriteHalf};
 use crate::pool::{Asker, Failure, Reply, Verdict};
+use crate::protocol::binary::MAGIC_REQUEST;
 use crate::protocol::reply::Outcome;
 use crate::protocol::request::Cut;
 use crate::protocol::{Error, text};
@@ -30,6 +32,10 @@ pub struct Session {
     /// are several to a server.
     pub(super) number: u64,
     listener: usize,
+    /// What the client speaks, once that is known.
+    spoken: Cell<Option<Spoken>>,
+    /// The opaque of the next request that a server is asked for a binary client.
+    pub(super) opaque: Cell<u32>,
     /// Bytes of a refused value that are still to come.
     swallow: Cell<usize>,
     last_active: Cell<Moment>,
@@ -46,6 +52,13 @@ pub struct Session {
     sent_counted: Cell<u64>,
     /// The bounds in force when the session last read.
     bounds: Cell<Bounds>,
+}
+
+/// What a client speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Spoken {
+    Text,
+    Binary,
 }
 
 /// The part of the settings that is looked at for every reply.
@@ -71,6 +84,9 @@ impl Session {
             slots: RefCell::default(),
             number,
             listener,
+            spoken: Cell::new(None),
+            // Where connections are shared, those of others are told apart too.
+            opaque: Cell::new(fastrand::u32(..)),
             swallow: Cell::new(0),
             last_active: Cell::new(clock::now()),
             ending: Cell::new(None),
@@ -207,7 +223,10 @@ impl Session {
             owner: batch.owner,
             now,
         };
-        let consumed = self.take_each(batch, &mut at);
+        let consumed = match self.spoken_in(batch.bytes, entry.protocol) {
+            Spoken::Text => self.take_each(batch, &mut at),
+            Spoken::Binary => self.take_binary(batch, &at),
+        };
         self.worker.stats.bytes_received.add(to_u64(consumed.used));
         self.count_sent();
         if !self.outbox.is_empty() {
@@ -216,21 +235,71 @@ impl Session {
         consumed
     }
 
+    /// What the client speaks: known by the first byte it sends, as in memcached,
+    /// if the listener takes both.
+    #[inline]
+    fn spoken_in(&self, bytes: &[u8], takes: ClientProtocol) -> Spoken {
+        if let Some(spoken) = self.spoken.get() {
+            return spoken;
+        }
+        let spoken = match takes {
+            ClientProtocol::Auto if bytes.first() == Some(&MAGIC_REQUEST) => Spoken::Binary,
+            ClientProtocol::Auto | ClientProtocol::Text => Spoken::Text,
+            ClientProtocol::Binary => Spoken::Binary,
+        };
+        self.spoken.set(Some(spoken));
+        spoken
+    }
+
+    /// Passes over what is left of a refused value, of which `available` bytes
+    /// are there; returns how many.
+    #[inline]
+    pub(super) fn swallow(&self, available: usize) -> usize {
+        let skip = self.swallow.get().min(available);
+        self.swallow.set(self.swallow.get() - skip);
+        skip
+    }
+
+    /// Has the next `count` bytes passed over.
+    pub(super) fn swallow_next(&self, count: usize) {
+        self.swallow.set(count);
+    }
+
+    /// Whether no more requests are to be taken for now, although some may be
+    /// there.
+    #[inline]
+    pub(super) fn stops_reading(&self) -> bool {
+        let stops = self.owes_too_much();
+        if stops {
+            self.unread.set(true);
+        }
+        stops
+    }
+
+    /// Whether nothing more is read.
+    #[inline]
+    pub(super) fn is_ending(&self) -> bool {
+        self.ending.get().is_some()
+    }
+
+    /// An opaque for a request to a server.
+    #[inline]
+    pub(super) fn next_opaque(&self) -> u32 {
+        let opaque = self.opaque.get();
+        self.opaque.set(opaque.wrapping_add(1));
+        opaque
+    }
+
     fn take_each(self: &Rc<Self>, batch: &Batch<'_>, reading: &mut Reading<'_>) -> Consumed {
         let mut used = 0;
         let mut scanned = batch.scanned;
         loop {
-            let skip = self.swallow.get().min(batch.bytes.len() - used);
-            if skip > 0 {
-                self.swallow.set(self.swallow.get() - skip);
-                used += skip;
-            }
+            used += self.swallow(batch.bytes.len() - used);
             let rest = batch.bytes.get(used..).unwrap_or_default();
             if rest.is_empty() {
                 return consumed(used, 0, 0);
             }
-            if self.owes_too_much() {
-                self.unread.set(true);
+            if self.stops_reading() {
                 return consumed(used, 0, 0);
             }
             match text::cut(rest, scanned, &reading.entry.limits) {
@@ -322,7 +391,7 @@ pub(super) struct Reading<'a> {
     pub(super) now: Moment,
 }
 
-fn consumed(used: usize, need: usize, scanned: usize) -> Consumed {
+pub(super) fn consumed(used: usize, need: usize, scanned: usize) -> Consumed {
     Consumed {
         used,
         need,
@@ -357,6 +426,15 @@ impl Asker for Session {
                 let verdict = take_fragment(merge, fragment, &reply);
                 if verdict == Verdict::Fits && merge.is_complete() {
                     self.count(merge);
+                    slots.send_ready(&self.outbox);
+                }
+                verdict
+            }
+            Some(Slot::Binary(_)) => self.take_item(&mut slots, number, &reply),
+            Some(Slot::Batching(batch)) => {
+                let verdict = batch.take_reply(fragment, &reply);
+                if verdict == Verdict::Fits && batch.is_complete() {
+                    batch.count(&self.worker.stats);
                     slots.send_ready(&self.outbox);
                 }
                 verdict
@@ -404,6 +482,30 @@ impl Session {
                 let text = self.failure_text(asked, server, failure);
                 slots.answer(number, &text, None, &self.outbox);
             }
+        }
+        Verdict::Fits
+    }
+
+    /// Takes the reply of the one server that was asked for a binary client.
+    #[inline]
+    fn take_item(&self, slots: &mut Slots, number: u64, reply: &Reply<'_>) -> Verdict {
+        if matches!(reply, Reply::Blocks { .. }) {
+            return Verdict::Misfit;
+        }
+        let Some(Slot::Binary(asked)) = slots.take(number) else {
+            return Verdict::Fits;
+        };
+        match *reply {
+            Reply::Whole {
+                bytes,
+                owner,
+                outcome,
+            } => asked.answer(slots, number, (bytes, owner, outcome), &self.outbox),
+            Reply::Failed { server, failure } => {
+                let answer = asked.failure(server, failure, &self.worker.stats);
+                slots.answer(number, &answer, None, &self.outbox);
+            }
+            Reply::Blocks { .. } => {}
         }
         Verdict::Fits
     }

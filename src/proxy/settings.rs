@@ -29,6 +29,55 @@ impl MissOnError {
     }
 }
 
+/// What the clients of a listener speak.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ClientProtocol {
+    /// Whatever the first byte says that each of them sends.
+    #[default]
+    Auto,
+    /// Text and meta commands.
+    Text,
+    /// Binary frames.
+    Binary,
+}
+
+impl ClientProtocol {
+    /// Every choice.
+    pub const ALL: [Self; 3] = [Self::Auto, Self::Text, Self::Binary];
+
+    /// The name in the configuration.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Text => "text",
+            Self::Binary => "binary",
+        }
+    }
+}
+
+/// How the servers of a pool are asked for binary clients.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ServerProtocol {
+    /// In the client's own dialect, over connections for it.
+    #[default]
+    AsClient,
+    /// In meta commands, over the connections that text requests take.
+    Meta,
+}
+
+impl ServerProtocol {
+    /// Every choice.
+    pub const ALL: [Self; 2] = [Self::AsClient, Self::Meta];
+
+    /// The name in the configuration.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::AsClient => "as_client",
+            Self::Meta => "meta",
+        }
+    }
+}
+
 /// How clients are treated.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {

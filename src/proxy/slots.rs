@@ -7,8 +7,10 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 
+use super::binary;
 use super::merge::Merge;
 use crate::net::outbox::{Outbox, SHARE_BYTES_MIN};
+use crate::protocol::binary::{Opcode, Response};
 use crate::protocol::reply::Outcome;
 
 /// Which answers the client does not want to hear.
@@ -53,8 +55,12 @@ pub struct Asked {
 pub enum Slot {
     /// A server has been asked.
     Waiting(Asked),
+    /// A server has been asked for a binary client.
+    Binary(binary::Asked),
     /// Several servers have been asked for parts of it.
     Merging(Box<Merge>),
+    /// Several servers have been asked for parts of a binary client's run.
+    Batching(Box<binary::Batch>),
     /// Several servers have been told the same.
     Gathering(Box<Gather>),
     /// It is there: so many bytes of the parking place.
@@ -66,6 +72,15 @@ pub enum Slot {
     },
     /// It is there, in memory of its own.
     Shared(Bytes),
+    /// It is there: a few bytes of the parking place, then memory of its own.
+    Framed {
+        /// Where those bytes begin.
+        start: usize,
+        /// What follows them.
+        body: Bytes,
+        /// How many they are.
+        len: u32,
+    },
 }
 
 /// One answer for what several servers have been told.
@@ -79,16 +94,45 @@ pub struct Gather {
     pub failed: bool,
     /// Whether the client wants no answer.
     pub quiet: bool,
+    /// What a binary client has asked, with which opaque. It is told of a failure
+    /// even if it was quiet.
+    pub binary: Option<(Opcode, u32)>,
 }
 
 impl Gather {
+    /// For a request of a binary client, with no server told yet.
+    pub fn binary(opcode: Opcode, opaque: u32) -> Self {
+        let mut answer = Vec::new();
+        Response {
+            opcode: opcode.byte(),
+            opaque,
+            ..Response::default()
+        }
+        .encode(&mut answer);
+        Self {
+            pending: 0,
+            answer,
+            failed: false,
+            quiet: opcode.is_quiet(),
+            binary: Some((opcode, opaque)),
+        }
+    }
+
+    /// Whether nothing is answered.
+    fn is_silent(&self) -> bool {
+        self.quiet && !(self.failed && self.binary.is_some())
+    }
+
     /// One server has answered: with nothing to add, or with a complaint.
     pub fn answered(&mut self, complaint: Option<Vec<u8>>) {
         self.pending = self.pending.saturating_sub(1);
         if let Some(complaint) = complaint
             && !std::mem::replace(&mut self.failed, true)
         {
-            self.answer = complaint;
+            self.answer = match self.binary {
+                Some((opcode, opaque)) => binary::admin::retold(opcode, opaque, &complaint),
+                None => complaint,
+            };
         }
     }
 }
@@ -175,6 +219,54 @@ impl Slots {
         }
     }
 
+    /// As [`Self::answer`], for an answer in two pieces, of which `owner` may own
+    /// the second.
+    #[inline]
+    pub fn answer_framed(
+        &mut self,
+        number: u64,
+        head: &[u8],
+        body: &[u8],
+        owner: Option<&Bytes>,
+        outbox: &Outbox,
+    ) {
+        if number == self.first {
+            outbox.push(head);
+            return self.answer(number, body, owner, outbox);
+        }
+        let start = self.parked.len();
+        self.parked.extend_from_slice(head);
+        self.parked_live += head.len();
+        let parked = match owner {
+            Some(owner) if body.len() >= SHARE_BYTES_MIN => {
+                self.shared += body.len();
+                Slot::Framed {
+                    start,
+                    body: owner.slice_ref(body),
+                    len: u32::try_from(head.len()).unwrap_or(u32::MAX),
+                }
+            }
+            _ => {
+                self.parked.extend_from_slice(body);
+                self.parked_live += body.len();
+                Slot::Parked {
+                    start,
+                    len: head.len() + body.len(),
+                }
+            }
+        };
+        if let Some(slot) = self.get_mut(number) {
+            *slot = parked;
+        }
+    }
+
+    /// Takes what is known of request `number`, to answer it.
+    #[inline]
+    pub fn take(&mut self, number: u64) -> Option<Slot> {
+        let slot = self.get_mut(number)?;
+        Some(std::mem::replace(slot, Slot::Parked { start: 0, len: 0 }))
+    }
+
     fn pop(&mut self) -> Option<Slot> {
         let slot = self.owed.pop_front()?;
         self.first = self.first.wrapping_add(1);
@@ -186,11 +278,13 @@ impl Slots {
     pub fn send_ready(&mut self, outbox: &Outbox) {
         while let Some(front) = self.owed.front_mut() {
             match front {
-                Slot::Waiting(_) => break,
+                Slot::Waiting(_) | Slot::Binary(_) => break,
                 Slot::Merging(merge) if !merge.is_complete() => break,
                 Slot::Merging(merge) => merge.send(outbox),
+                Slot::Batching(batch) if !batch.is_complete() => break,
+                Slot::Batching(batch) => batch.send(outbox),
                 Slot::Gathering(gather) if gather.pending > 0 => break,
-                Slot::Gathering(gather) if gather.quiet => {}
+                Slot::Gathering(gather) if gather.is_silent() => {}
                 Slot::Gathering(gather) => outbox.push(&gather.answer),
                 Slot::Parked { start, len } => {
                     let bytes = self.parked.get(*start..*start + *len);
@@ -201,9 +295,19 @@ impl Slots {
                     self.shared = self.shared.saturating_sub(bytes.len());
                     outbox.push_shared(bytes.clone());
                 }
+                Slot::Framed { start, body, len } => {
+                    let len = usize::try_from(*len).unwrap_or(usize::MAX);
+                    let head = self.parked.get(*start..*start + len);
+                    outbox.push(head.unwrap_or_default());
+                    self.parked_live = self.parked_live.saturating_sub(len);
+                    self.shared = self.shared.saturating_sub(body.len());
+                    outbox.push_shared(body.clone());
+                }
             }
-            if let Some(Slot::Merging(merge)) = self.pop() {
-                Merge::give_back(merge);
+            match self.pop() {
+                Some(Slot::Merging(merge)) => Merge::give_back(merge),
+                Some(Slot::Batching(batch)) => binary::Batch::give_back(batch),
+                _ => {}
             }
         }
         self.tidy();
@@ -219,11 +323,16 @@ impl Slots {
         } else if self.parked.len() > 2 * self.parked_live + PARKED_WASTE_MAX {
             let mut parked = Vec::with_capacity(self.parked_live);
             for slot in &mut self.owed {
-                if let Slot::Parked { start, len } = slot {
-                    let bytes = self.parked.get(*start..*start + *len).unwrap_or_default();
-                    *start = parked.len();
-                    parked.extend_from_slice(bytes);
-                }
+                let (start, len) = match slot {
+                    Slot::Parked { start, len } => (start, *len),
+                    Slot::Framed { start, len, .. } => {
+                        (start, usize::try_from(*len).unwrap_or(usize::MAX))
+                    }
+                    _ => continue,
+                };
+                let bytes = self.parked.get(*start..*start + len).unwrap_or_default();
+                *start = parked.len();
+                parked.extend_from_slice(bytes);
             }
             self.parked = parked;
         }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::protocol::binary::Opcode;
 use crate::protocol::meta;
 use crate::protocol::request::{Change, ChangeVerb, Request, RetrieveVerb, StoreVerb};
 use crate::stats::{Counter, Gauge};
@@ -117,6 +118,47 @@ impl Command {
             Request::Admin(_) => Self::FlushAll,
         }
     }
+
+    /// The command that does what this opcode does, told or untold.
+    #[inline]
+    pub fn of_opcode(opcode: Opcode) -> Self {
+        match opcode.loud() {
+            Opcode::Get | Opcode::GetK => Self::Get,
+            Opcode::Gat | Opcode::GatK => Self::Gat,
+            Opcode::Set => Self::Set,
+            Opcode::Add => Self::Add,
+            Opcode::Replace => Self::Replace,
+            Opcode::Append => Self::Append,
+            Opcode::Prepend => Self::Prepend,
+            Opcode::Increment => Self::Incr,
+            Opcode::Decrement => Self::Decr,
+            Opcode::Delete => Self::Delete,
+            Opcode::Touch => Self::Touch,
+            _ => Self::FlushAll,
+        }
+    }
+}
+
+/// What a request came in, as metrics name it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dialect {
+    /// Text and meta commands, which tell themselves apart.
+    Text,
+    /// Binary frames.
+    Binary,
+}
+
+impl Dialect {
+    /// Both of them.
+    pub const ALL: [Self; 2] = [Self::Text, Self::Binary];
+
+    /// The name in metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Text => "text",
+            Self::Binary => "binary",
+        }
+    }
 }
 
 /// What one worker has seen of a pool.
@@ -124,6 +166,8 @@ impl Command {
 pub struct PoolStats {
     /// Requests, by [`Command`].
     requests: [Counter; Command::ALL.len()],
+    /// Those of them that came in binary frames.
+    in_binary: [Counter; Command::ALL.len()],
 }
 
 impl PoolStats {
@@ -135,9 +179,29 @@ impl PoolStats {
         }
     }
 
+    /// Counts a request in a binary frame.
+    #[inline]
+    pub fn asked_in_binary(&self, command: Command) {
+        self.asked(command);
+        if let Some(counter) = self.in_binary.get(command as usize) {
+            counter.increment();
+        }
+    }
+
     /// Requests with this command.
     pub fn requests(&self, command: Command) -> u64 {
         self.requests.get(command as usize).map_or(0, Counter::get)
+    }
+
+    /// Requests with this command that came in this dialect.
+    pub fn requests_in(&self, command: Command, dialect: Dialect) -> u64 {
+        // Read before the sum: a request is counted there first.
+        let binary = self.in_binary.get(command as usize);
+        let binary = binary.map_or(0, Counter::get);
+        match dialect {
+            Dialect::Text => self.requests(command).saturating_sub(binary),
+            Dialect::Binary => binary,
+        }
     }
 }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
+use super::binary::{self, Way};
 use super::layout::{Cache, Layout, Member};
 use super::merge::Merge;
 use super::session::Session;
@@ -19,7 +20,7 @@ use crate::net::memory;
 use crate::net::stream::Stream;
 use crate::net::turn::Turn;
 use crate::net::worker::Handler;
-use crate::pool::{Connection, Deadlines, Server, ServerStats};
+use crate::pool::{Connection, Deadlines, Dialect, Server, ServerStats};
 use crate::protocol::Request;
 use crate::protocol::reply::Outcome;
 use crate::protocol::serve::Serve;
@@ -106,8 +107,9 @@ pub struct Embedded {
 }
 
 impl Embedded {
-    /// Carries out a request on one key and counts it.
-    pub fn serve(&self, request: &Request<'_>, out: &mut Vec<u8>) {
+    /// Carries out a request on one key and counts it. Returns what the reply
+    /// says.
+    pub fn serve(&self, request: &Request<'_>, out: &mut Vec<u8>) -> Outcome {
         let outcome = self.cache.serve(request, out);
         self.stats.requests.increment();
         match outcome {
@@ -116,6 +118,7 @@ impl Embedded {
             outcome if outcome.is_error() => self.stats.error_replies.increment(),
             _ => {}
         }
+        outcome
     }
 }
 
@@ -123,6 +126,8 @@ impl Embedded {
 pub struct PoolView {
     /// The way to each member, in the order of the pool's.
     pub links: Vec<Link>,
+    /// The binary way to each of them, but for those in this process.
+    pub binary: Vec<Option<Rc<Way>>>,
     /// This worker's counters for it.
     pub stats: Arc<PoolStats>,
 }
@@ -139,6 +144,7 @@ pub struct View {
 struct Linked {
     server: Arc<Server>,
     link: Link,
+    binary: Option<Rc<Way>>,
 }
 
 /// One worker thread of the proxy.
@@ -205,13 +211,14 @@ impl Worker {
         let pools = layout
             .pools
             .iter()
-            .map(|pool| PoolView {
-                links: pool
-                    .members
-                    .iter()
-                    .map(|member| self.link(member))
-                    .collect(),
-                stats: self.counters_for(&pool.name),
+            .map(|pool| {
+                let members = pool.members.iter();
+                let (links, binary) = members.map(|member| self.link(member)).unzip();
+                PoolView {
+                    links,
+                    binary,
+                    stats: self.counters_for(&pool.name),
+                }
             })
             .collect();
         self.linked.borrow_mut().retain(|linked| {
@@ -223,6 +230,7 @@ impl Worker {
             if let Link::Remote(connections) = &linked.link
                 && !stays
             {
+                linked.binary.iter().for_each(|way| way.retire());
                 connections
                     .iter()
                     .for_each(|connection| connection.retire());
@@ -242,37 +250,45 @@ impl Worker {
         view
     }
 
-    fn link(&self, member: &Member) -> Link {
+    fn link(&self, member: &Member) -> (Link, Option<Rc<Way>>) {
         let known = self
             .linked
             .borrow()
             .iter()
             .find(|linked| Arc::ptr_eq(&linked.server, &member.server))
-            .map(|linked| linked.link.clone());
+            .map(|linked| (linked.link.clone(), linked.binary.clone()));
         if let Some(link) = known {
             return link;
         }
         let server = &member.server;
-        let link = match &member.embedded {
-            Some(Cache { serve, .. }) => Link::Embedded(Embedded {
-                cache: Arc::clone(serve),
-                stats: server.new_stats(),
-            }),
+        let (link, binary) = match &member.embedded {
+            Some(Cache { serve, .. }) => {
+                let link = Link::Embedded(Embedded {
+                    cache: Arc::clone(serve),
+                    stats: server.new_stats(),
+                });
+                (link, None)
+            }
             None => {
                 let connections: Rc<[_]> = (0..server.settings.connections.max(1))
-                    .map(|_| Connection::new(Arc::clone(server), &self.turn, &self.deadlines))
+                    .map(|_| {
+                        let server = Arc::clone(server);
+                        Connection::new(server, Dialect::Text, &self.turn, &self.deadlines)
+                    })
                     .collect();
                 for connection in &*connections {
                     tokio::task::spawn_local(Rc::clone(connection).run());
                 }
-                Link::Remote(connections)
+                let way = Way::new(Arc::clone(server), &self.turn, &self.deadlines);
+                (Link::Remote(connections), Some(way))
             }
         };
         self.linked.borrow_mut().push(Linked {
             server: Arc::clone(server),
             link: link.clone(),
+            binary: binary.clone(),
         });
-        link
+        (link, binary)
     }
 
     fn counters_for(&self, pool: &str) -> Arc<PoolStats> {
@@ -295,12 +311,15 @@ impl Worker {
     fn release(&self) {
         buffers::release();
         Merge::release();
+        binary::Batch::release();
         for linked in &*self.linked.borrow() {
             if let Link::Remote(connections) = &linked.link {
                 connections
                     .iter()
                     .for_each(|connection| connection.shrink());
             }
+            let in_binary = linked.binary.iter().flat_map(|way| way.made());
+            in_binary.for_each(|connection| connection.shrink());
         }
         self.sessions.borrow_mut().shrink_to_fit();
         memory::trim();

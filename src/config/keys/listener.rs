@@ -6,13 +6,14 @@ use serde_json::{Value as Json, json};
 
 use super::NAME;
 use super::clients::{LINE, VALUE};
-use crate::config::form::{Flag, Optional, Parsed};
+use crate::config::form::{Flag, OneOf, Optional, Parsed};
 use crate::config::grammar::{self, Flaw};
 use crate::config::key::{Key, Preset, Scalar, Section, Slot, lens};
 use crate::config::reader::{At, Report};
 use crate::config::settings::Listen;
 use crate::config::tree::Node;
 use crate::net::listener::Address;
+use crate::proxy::ClientProtocol;
 
 /// A section of the list `listen`.
 pub(in crate::config) static LISTENER: Section<Listen> = Section {
@@ -47,6 +48,20 @@ pub(in crate::config) static LISTENER: Section<Listen> = Section {
             slot: &Mode,
             preset: Preset::Told("the umask's"),
             help: "Permissions of a unix socket's file, in octal digits.",
+            bound: "",
+        },
+        Key {
+            name: "protocol",
+            slot: &Scalar {
+                lens: lens!(Listen, protocol),
+                form: OneOf {
+                    all: &ClientProtocol::ALL,
+                    name: ClientProtocol::name,
+                },
+            },
+            preset: Preset::Fresh,
+            help: "What its clients speak. `auto`: the first byte of each connection tells, as \
+                   in memcached.",
             bound: "",
         },
         Key {

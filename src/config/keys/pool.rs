@@ -9,7 +9,7 @@ use crate::config::key::{Key, Preset, Scalar, Section, Slot, lens};
 use crate::config::reader::{At, Report};
 use crate::config::settings::{Pool, Server};
 use crate::config::tree::Node;
-use crate::proxy::MissOnError;
+use crate::proxy::{MissOnError, ServerProtocol};
 use crate::router::{Distribution, Hash, ServerOrder};
 
 /// A pool of the map `pools`.
@@ -268,6 +268,22 @@ pub(in crate::config) static POOL: Section<Pool> = Section {
             preset: Preset::Fresh,
             help: "When a `get` from a failed server is answered as a miss instead of an error. \
                    `multiget`: only if other servers answered the same `get`.",
+            bound: "",
+        },
+        Key {
+            name: "server_protocol",
+            slot: &Scalar {
+                lens: lens!(Pool, server_protocol),
+                form: OneOf {
+                    all: &ServerProtocol::ALL,
+                    name: ServerProtocol::name,
+                },
+            },
+            preset: Preset::Fresh,
+            help: "How servers are asked for clients that speak the binary protocol. \
+                   `as_client`: in the same, over connections of their own, made when the first \
+                   such client needs them. `meta`: in meta commands, for servers that do not \
+                   speak binary (docs/protocols.md has the differences).",
             bound: "",
         },
         Key {

@@ -1,7 +1,7 @@
 //! Binary requests as meta commands, and the replies back: for servers that are
 //! not spoken to in the binary dialect.
 //!
-//! What cannot be said in meta commands: a key of more than 187 bytes that holds
+//! What cannot be said in meta commands: a key of more than 186 bytes that holds
 //! blanks or control characters (the wire carries at most 250 bytes of base64),
 //! and a time beyond the year 2038, which becomes the last second of it.
 
@@ -353,11 +353,11 @@ mod tests {
         assert_eq!(line(&get(b"\0"), true), "mg AA== b O7 q f c v\r\n");
         let mut out = Vec::new();
         assert_eq!(
-            to_meta(&get(&[b' '; 187]), 7, true, &mut out),
+            to_meta(&get(&[b' '; 186]), 7, true, &mut out),
             Some(Shape::MetaGet)
         );
         out.clear();
-        assert_eq!(to_meta(&get(&[b' '; 188]), 7, true, &mut out), None);
+        assert_eq!(to_meta(&get(&[b' '; 187]), 7, true, &mut out), None);
         assert!(out.is_empty());
         assert!(to_meta(&get(&[b'x'; 250]), 7, true, &mut out).is_some());
     }
