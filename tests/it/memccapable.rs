@@ -30,7 +30,8 @@ fn verdicts(address: SocketAddr, dialect: &str) -> Option<Vec<(String, String)>>
     // error with `[FAIL]`: a name without a verdict has failed.
     let text = String::from_utf8_lossy(&output.stdout);
     let mut verdicts = Vec::new();
-    for name in text.split("ascii ").skip(1) {
+    let prefix = if dialect == "-b" { "binary " } else { "ascii " };
+    for name in text.split(prefix).skip(1) {
         let passed = name.contains("[pass]");
         let name = name
             .lines()
@@ -44,18 +45,38 @@ fn verdicts(address: SocketAddr, dialect: &str) -> Option<Vec<(String, String)>>
     Some(verdicts)
 }
 
+/// The proxy on three servers, with more settings of their pool.
+fn proxy_over(peers: &[Peer], pool: &str) -> Ketch {
+    let servers: String = peers
+        .iter()
+        .map(|peer| format!("      - {}\n", peer.target().address))
+        .collect();
+    Ketch::start(&format!(
+        "listen: 127.0.0.1:0\nadmin: off\nclients: {{flush_all: true}}\npools:\n  main:\n{pool}    servers:\n{servers}"
+    ))
+}
+
+#[test]
+fn memccapable_finds_the_proxy_as_capable_in_binary() {
+    let Some(peers) = (0..3).map(|_| Peer::start(&[])).collect::<Option<Vec<_>>>() else {
+        return;
+    };
+    let Some(direct) = verdicts(peers[0].target().address, "-b") else {
+        return;
+    };
+    for pool in ["", "    server_protocol: meta\n"] {
+        let ketch = proxy_over(&peers, pool);
+        let through = verdicts(ketch.address(), "-b").unwrap();
+        assert_eq!(through, direct, "{pool}");
+    }
+}
+
 #[test]
 fn memccapable_finds_the_proxy_as_capable_as_memcached() {
     let Some(peers) = (0..3).map(|_| Peer::start(&[])).collect::<Option<Vec<_>>>() else {
         return;
     };
-    let servers: String = peers
-        .iter()
-        .map(|peer| format!("      - {}\n", peer.target().address))
-        .collect();
-    let ketch = Ketch::start(&format!(
-        "listen: 127.0.0.1:0\nadmin: off\nclients: {{flush_all: true}}\npools:\n  main:\n    servers:\n{servers}"
-    ));
+    let ketch = proxy_over(&peers, "");
     let Some(direct) = verdicts(peers[0].target().address, "-a") else {
         return;
     };

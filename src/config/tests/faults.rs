@@ -92,7 +92,7 @@ fn unknown_keys() {
         "4:5: pools.main.zzz: unknown key (known here: servers, distribution, hash, hash_tag, \
          hash_stop, server_order, seed, timeout, connect_timeout, server_connections, preconnect, \
          in_flight_max, queue_bytes_max, stall_timeout, late_max, failures, probe_first, \
-         probe_max, miss_on_error, embedded_memory)",
+         probe_max, miss_on_error, server_protocol, embedded_memory)",
     );
 }
 

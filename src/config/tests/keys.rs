@@ -9,7 +9,7 @@ use super::*;
 use crate::config::LogFormat;
 use crate::net::listener::Address;
 use crate::pool::server::Place;
-use crate::proxy::MissOnError;
+use crate::proxy::{MissOnError, ServerProtocol};
 use crate::router::{Distribution, Hash, ServerOrder};
 
 fn tcp(host: &str, port: u16) -> Address {
@@ -202,6 +202,7 @@ const OTHER: [(&str, &str, &str); 48] = [
     ("top level", "watch", "watch: false"),
     ("listen[]", "address", ""),
     ("listen[]", "mode", "mode: 0600"),
+    ("listen[]", "protocol", "protocol: binary"),
     ("listen[]", "route", "route: main"),
     ("listen[]", "value_bytes_max", "value_bytes_max: 1KiB"),
     ("listen[]", "line_bytes_max", "line_bytes_max: 3KiB"),
@@ -234,6 +235,7 @@ const OTHER: [(&str, &str, &str); 48] = [
     ("pools.NAME", "probe_first", "probe_first: 1s"),
     ("pools.NAME", "probe_max", "probe_max: 1s"),
     ("pools.NAME", "miss_on_error", "miss_on_error: never"),
+    ("pools.NAME", "server_protocol", "server_protocol: meta"),
     ("pools.NAME", "embedded_memory", "embedded_memory: 1GiB"),
     ("pools.NAME.servers[]", "address", ""),
     ("pools.NAME.servers[]", "name", "name: x"),
@@ -298,6 +300,7 @@ pools:
     probe_first: 10ms
     probe_max: 11ms
     miss_on_error: always
+    server_protocol: meta
     embedded_memory: 12MiB
 clients:
   connections_max: 13
@@ -337,6 +340,7 @@ log_format: json
     assert_eq!(pool.placement.server_order, Some(ServerOrder::Listed));
     assert_eq!(pool.servers[0].range_start.as_deref(), Some(&b""[..]));
     assert_eq!(pool.miss_on_error, MissOnError::Always);
+    assert_eq!(pool.server_protocol, ServerProtocol::Meta);
     assert_eq!(pool.embedded_memory, 12 << 20);
     let clients = &settings.clients;
     let expected = crate::proxy::Settings {
