@@ -190,7 +190,7 @@ pools:
 
 /// A line for every key that says something else than the default, under its
 /// section. Those without a line are seen to by other tests.
-const OTHER: [(&str, &str, &str); 48] = [
+const OTHER: [(&str, &str, &str); 50] = [
     ("top level", "listen", "listen: 127.0.0.1:1"),
     ("top level", "route", "route: main"),
     ("top level", "pools", ""),
