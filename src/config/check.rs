@@ -74,9 +74,17 @@ fn check_addresses(
         }
     }
     for (listen, at) in listeners {
-        if let (Address::Tcp { .. }, Some(_)) = (&listen.address, listen.mode) {
-            let address = listen.address.to_string();
-            report.fault(&at.down("mode"), Fault::ModeOfTcp { address });
+        let address = || listen.address.to_string();
+        match listen.address {
+            Address::Tcp { .. } if listen.mode.is_some() => {
+                let address = address();
+                report.fault(&at.down("mode"), Fault::ModeOfTcp { address });
+            }
+            Address::Unix(_) if listen.reuse_port => {
+                let address = address();
+                report.fault(&at.down("reuse_port"), Fault::NoPort { address });
+            }
+            _ => {}
         }
     }
 }

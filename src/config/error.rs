@@ -152,6 +152,12 @@ pub enum Fault {
         /// The address.
         address: String,
     },
+    /// A port to be shared where there is none.
+    #[error("{address} has no port that could be shared")]
+    NoPort {
+        /// The address.
+        address: String,
+    },
     /// A listener that leads nowhere.
     #[error(
         "{address} has no route, expected 'route' here or at the top of the file, one of {pools}"

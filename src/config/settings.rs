@@ -4,6 +4,8 @@
 //! `proxy::Settings`, `pool::Settings` and their like; here are only those that
 //! no other module has.
 
+use std::time::Duration;
+
 use crate::net::listener::Address;
 use crate::pool;
 use crate::pool::server::Place;
@@ -22,6 +24,10 @@ const ADMIN_PORT: u16 = 11312;
 /// Most clients at a time by default, over all listeners. With its server
 /// connections a proxy then stays below a hard limit of 131072 descriptors.
 const CONNECTIONS_MAX: usize = 65_536;
+
+/// How long clients are given to finish by default: less than the 30 s after
+/// which Kubernetes kills, and the 90 s of systemd.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Memory of an embedded cache by default: memcached's own `-m 64`.
 const EMBEDDED_MEMORY: usize = 64 << 20;
@@ -43,6 +49,8 @@ pub struct Settings {
     pub log_format: LogFormat,
     /// Whether the file is read again when it changes.
     pub watch: bool,
+    /// How long clients are given to finish when the process is told to end.
+    pub drain_timeout: Duration,
     /// How clients are treated.
     pub clients: Clients,
     /// The pools, in the order of the file.
@@ -59,9 +67,17 @@ impl Default for Settings {
             log: "info".to_owned(),
             log_format: LogFormat::default(),
             watch: true,
+            drain_timeout: DRAIN_TIMEOUT,
             clients: Clients::default(),
             pools: Vec::new(),
         }
+    }
+}
+
+impl Settings {
+    /// Whether another process may listen where this one does.
+    pub fn shares_ports(&self) -> bool {
+        self.listen.iter().any(|listen| listen.reuse_port)
     }
 }
 
@@ -106,6 +122,8 @@ pub struct Listen {
     pub mode: Option<u32>,
     /// What its clients speak.
     pub protocol: ClientProtocol,
+    /// Whether other processes may listen on the same port.
+    pub reuse_port: bool,
     /// The pool that its requests go to; `None` for the one at the top.
     pub route: Option<String>,
     /// Instead of what [`Clients`] says.
@@ -123,6 +141,7 @@ impl Listen {
             address,
             mode: None,
             protocol: ClientProtocol::default(),
+            reuse_port: false,
             route: None,
             value_bytes_max: None,
             line_bytes_max: None,

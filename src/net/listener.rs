@@ -4,6 +4,7 @@ use std::fmt;
 use std::fs;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -57,6 +58,8 @@ impl fmt::Display for Address {
 pub struct Listener {
     socket: ListenSocket,
     local: Address,
+    /// Others may hold the same socket, and go on listening.
+    is_inherited: bool,
 }
 
 #[derive(Debug)]
@@ -64,8 +67,32 @@ enum ListenSocket {
     Tcp(TcpListener),
     Unix {
         listener: UnixListener,
-        _file: UnlinkOnDrop,
+        /// `None` if the file is another's.
+        _file: Option<UnlinkOnDrop>,
     },
+}
+
+/// How to listen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// The permission bits of a Unix socket's file; `None` leaves them to the
+    /// umask.
+    pub mode: Option<u32>,
+    /// Whether other processes of the same user may listen on the same port.
+    pub reuse_port: bool,
+    /// Connections that the kernel is to hold until they are accepted; it may do
+    /// with fewer.
+    pub backlog: i32,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            mode: None,
+            reuse_port: false,
+            backlog: BACKLOG,
+        }
+    }
 }
 
 /// Removes a Unix socket's file when its listener goes.
@@ -80,35 +107,22 @@ impl Drop for UnlinkOnDrop {
 }
 
 impl Listener {
-    /// Binds and listens. `mode` is the permission bits of a Unix socket's file.
+    /// Binds and listens.
     ///
     /// # Errors
     ///
     /// Those of the system: the address is taken, the path is no socket, ...
-    pub fn bind(address: &Address, mode: Option<u32>) -> io::Result<Self> {
-        Self::bind_with(address, mode, BACKLOG)
-    }
-
-    /// As [`Self::bind`], where the kernel is to hold `backlog` connections until
-    /// they are accepted; it may do with fewer.
-    ///
-    /// # Errors
-    ///
-    /// As those of [`Self::bind`].
-    pub fn bind_with(address: &Address, mode: Option<u32>, backlog: i32) -> io::Result<Self> {
+    pub fn bind(address: &Address, options: Options) -> io::Result<Self> {
         match address {
             Address::Tcp { host, port } => {
                 let mut last = io::Error::new(io::ErrorKind::NotFound, "no such host");
                 for candidate in (host.as_str(), *port).to_socket_addrs()? {
-                    match bind_tcp(candidate, backlog) {
+                    match bind_tcp(candidate, options) {
                         Ok(socket) => {
-                            let local = socket.local_addr()?;
                             return Ok(Self {
+                                local: local_tcp(&socket)?,
                                 socket: ListenSocket::Tcp(socket),
-                                local: Address::Tcp {
-                                    host: local.ip().to_string(),
-                                    port: local.port(),
-                                },
+                                is_inherited: false,
                             });
                         }
                         Err(error) => last = error,
@@ -120,18 +134,82 @@ impl Listener {
                 remove_stale(path)?;
                 let socket = UnixListener::bind(path)?;
                 let guard = UnlinkOnDrop(path.clone());
-                if let Some(mode) = mode {
+                if let Some(mode) = options.mode {
                     fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
                 }
                 Ok(Self {
                     socket: ListenSocket::Unix {
                         listener: socket,
-                        _file: guard,
+                        _file: Some(guard),
                     },
                     local: address.clone(),
+                    is_inherited: false,
                 })
             }
         }
+    }
+
+    /// Takes over a TCP socket that listens already.
+    ///
+    /// # Errors
+    ///
+    /// Those of the system.
+    pub fn inherit_tcp(socket: std::net::TcpListener) -> io::Result<Self> {
+        socket.set_nonblocking(true)?;
+        let socket = TcpListener::from_std(socket)?;
+        Ok(Self {
+            local: local_tcp(&socket)?,
+            socket: ListenSocket::Tcp(socket),
+            is_inherited: true,
+        })
+    }
+
+    /// Takes over a Unix socket that listens already; its file stays.
+    ///
+    /// # Errors
+    ///
+    /// Those of the system.
+    pub fn inherit_unix(socket: std::os::unix::net::UnixListener) -> io::Result<Self> {
+        socket.set_nonblocking(true)?;
+        let path = socket.local_addr()?.as_pathname().map(Path::to_owned);
+        Ok(Self {
+            local: Address::Unix(path.unwrap_or_default()),
+            socket: ListenSocket::Unix {
+                listener: UnixListener::from_std(socket)?,
+                _file: None,
+            },
+            is_inherited: true,
+        })
+    }
+
+    /// Closes the socket. Returns the clients that the kernel has accepted for us
+    /// and nobody has taken.
+    fn close(self) -> io::Result<Vec<Accepted>> {
+        let mut left = Vec::new();
+        match self.socket {
+            ListenSocket::Tcp(listener) => {
+                let listener = listener.into_std()?;
+                // Until there are no more, or the system refuses to give them.
+                while let Ok((stream, _)) = listener.accept() {
+                    stream.set_nonblocking(true)?;
+                    prepare(&stream)?;
+                    left.push(Accepted::Tcp(stream));
+                }
+            }
+            ListenSocket::Unix { listener, _file } => {
+                let listener = listener.into_std()?;
+                while let Ok((stream, _)) = listener.accept() {
+                    stream.set_nonblocking(true)?;
+                    left.push(Accepted::Unix(stream));
+                }
+            }
+        }
+        Ok(left)
+    }
+
+    /// Whether others may hold the same socket.
+    pub fn is_inherited(&self) -> bool {
+        self.is_inherited
     }
 
     /// The address bound, with the port the system chose if it was 0.
@@ -143,10 +221,7 @@ impl Listener {
         match &self.socket {
             ListenSocket::Tcp(listener) => {
                 let (stream, _) = listener.accept().await?;
-                // Requests and replies leave in one write each: waiting to fill
-                // a packet would only delay them.
-                stream.set_nodelay(true)?;
-                SockRef::from(&stream).set_tcp_keepalive(&TcpKeepalive::new())?;
+                prepare(&stream)?;
                 stream.into_std().map(Accepted::Tcp)
             }
             ListenSocket::Unix { listener, .. } => {
@@ -157,7 +232,24 @@ impl Listener {
     }
 }
 
-fn bind_tcp(address: SocketAddr, backlog: i32) -> io::Result<TcpListener> {
+/// Sets the options of a client's connection.
+fn prepare(stream: &impl AsFd) -> io::Result<()> {
+    let socket = SockRef::from(stream);
+    // Requests and replies leave in one write each: waiting to fill a packet
+    // would only delay them.
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_keepalive(&TcpKeepalive::new())
+}
+
+fn local_tcp(socket: &TcpListener) -> io::Result<Address> {
+    let local = socket.local_addr()?;
+    Ok(Address::Tcp {
+        host: local.ip().to_string(),
+        port: local.port(),
+    })
+}
+
+fn bind_tcp(address: SocketAddr, options: Options) -> io::Result<TcpListener> {
     let socket = Socket::new(
         Domain::for_address(address),
         Type::STREAM.nonblocking(),
@@ -168,8 +260,9 @@ fn bind_tcp(address: SocketAddr, backlog: i32) -> io::Result<TcpListener> {
         socket.set_only_v6(true)?;
     }
     socket.set_reuse_address(true)?;
+    socket.set_reuse_port(options.reuse_port)?;
     socket.bind(&address.into())?;
-    socket.listen(backlog)?;
+    socket.listen(options.backlog)?;
     TcpListener::from_std(socket.into())
 }
 
@@ -241,15 +334,7 @@ pub async fn accept_all<O: Clone + Send + 'static>(
     // only when it is returned.
     while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
         match accepted {
-            Ok(socket) if workers.sessions() < gate.sessions_max() => {
-                gate.accepted.fetch_add(1, Ordering::Relaxed);
-                workers.hand_over(socket, origin.clone()).await;
-            }
-            Ok(socket) => {
-                gate.refused.fetch_add(1, Ordering::Relaxed);
-                tracing::debug!(sessions_max = gate.sessions_max(), "too many clients");
-                turn_away(socket).await;
-            }
+            Ok(socket) => let_in(socket, origin.clone(), &workers, &gate).await,
             Err(error) if is_about_the_client(&error) => {
                 tracing::debug!(%error, "a client left before it was accepted");
             }
@@ -258,6 +343,29 @@ pub async fn accept_all<O: Clone + Send + 'static>(
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
+    }
+    // Clients in the kernel's queue believe that they are connected: they would
+    // be reset with the socket. One that is shared goes on, with its queue.
+    if !listener.is_inherited {
+        match listener.close() {
+            Ok(left) => {
+                for socket in left {
+                    let_in(socket, origin.clone(), &workers, &gate).await;
+                }
+            }
+            Err(error) => tracing::warn!(%error, "clients in the queue of a listener are lost"),
+        }
+    }
+}
+
+async fn let_in<O: Send + 'static>(socket: Accepted, origin: O, workers: &Workers<O>, gate: &Gate) {
+    if workers.sessions() < gate.sessions_max() {
+        gate.accepted.fetch_add(1, Ordering::Relaxed);
+        workers.hand_over(socket, origin).await;
+    } else {
+        gate.refused.fetch_add(1, Ordering::Relaxed);
+        tracing::debug!(sessions_max = gate.sessions_max(), "too many clients");
+        turn_away(socket).await;
     }
 }
 
@@ -311,10 +419,14 @@ mod tests {
         let path = std::env::temp_dir().join(format!("ketch-test-{}.sock", std::process::id()));
         let address = Address::Unix(path.clone());
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
-        let listener = Listener::bind(&address, Some(0o600)).unwrap();
+        let private = Options {
+            mode: Some(0o600),
+            ..Options::default()
+        };
+        let listener = Listener::bind(&address, private).unwrap();
         let mode = fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
-        assert!(Listener::bind(&address, None).is_err());
+        assert!(Listener::bind(&address, Options::default()).is_err());
         drop(listener);
         assert!(!path.exists());
     }

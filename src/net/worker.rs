@@ -94,6 +94,9 @@ impl<O: Send + 'static> Workers<O> {
                         let local = LocalSet::new();
                         let handler = Rc::new(make(index));
                         local.block_on(&runtime, run(handler, accepted, count, stop));
+                        drop(local);
+                        // Not waiting for names that are still being resolved.
+                        runtime.shutdown_background();
                     })?;
                 Ok(Worker {
                     hand_over,

@@ -5,6 +5,7 @@
 
 pub mod binary;
 pub mod dispatch;
+pub mod drain;
 pub mod layout;
 pub mod local;
 pub mod merge;
@@ -14,6 +15,7 @@ pub mod slots;
 pub mod stats;
 pub mod worker;
 
+pub use drain::Drain;
 pub use layout::{Entry, Layout, Pool, Route};
 pub use settings::{ClientProtocol, MissOnError, ServerProtocol, Settings};
 pub use worker::{Shared, Worker};

@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::task::Poll;
+use std::time::Duration;
 
 use bytes::Bytes;
 use memchr::memchr;
@@ -42,6 +43,10 @@ pub struct Session {
     /// Why the session is ending: nothing more is read, what is owed is still
     /// sent.
     ending: Cell<Option<End>>,
+    /// The session ends as soon as nothing is owed and nothing is to be read.
+    finishing: Cell<bool>,
+    /// Since when the client has been seen to be quiet.
+    quiet_since: Cell<Option<Moment>>,
     /// The session is over at once, whatever is owed.
     dead: Cell<bool>,
     /// Reading stopped before the end of what had arrived.
@@ -90,6 +95,8 @@ impl Session {
             swallow: Cell::new(0),
             last_active: Cell::new(clock::now()),
             ending: Cell::new(None),
+            finishing: Cell::new(false),
+            quiet_since: Cell::new(None),
             dead: Cell::new(false),
             unread: Cell::new(false),
             paused: Cell::new(false),
@@ -120,6 +127,40 @@ impl Session {
             self.ending.set(Some(end));
             self.outbox.wake_owner();
         }
+    }
+
+    /// Ends the session once everything that the client has sent so far is
+    /// answered.
+    pub fn finish(&self) {
+        if !self.finishing.replace(true) {
+            self.outbox.wake_owner();
+        }
+    }
+
+    /// Whether the client is owed nothing and has said nothing for as long as
+    /// `quiet`, from when that was first asked.
+    pub fn has_been_quiet(&self, now: Moment, quiet: Duration) -> bool {
+        if !self.slots.borrow().is_empty() || !self.outbox.is_empty() {
+            self.quiet_since.set(None);
+            return false;
+        }
+        match self.quiet_since.get() {
+            Some(since) if since > self.last_active.get() => now.since(since) >= quiet,
+            _ => {
+                self.quiet_since.set(Some(now));
+                false
+            }
+        }
+    }
+
+    /// Whether the session can end because it is to: nothing is owed, and the
+    /// client is not in the middle of a request.
+    fn is_finished(&self, inbox: &Inbox) -> bool {
+        let is_owed = !self.slots.borrow().is_empty() || !self.outbox.is_empty();
+        if is_owed {
+            self.outbox.wake_at(0);
+        }
+        !is_owed && inbox.is_empty() && self.swallow.get() == 0
     }
 
     /// Counts what the client has been sent since the last time.
@@ -161,7 +202,14 @@ impl Session {
                     continue;
                 }
                 let read_once = inbox.poll_read(cx, &mut read, |batch| self.take_requests(&batch));
-                match std::task::ready!(read_once) {
+                let read_once = match read_once {
+                    Poll::Ready(read_once) => read_once,
+                    Poll::Pending if self.finishing.get() && self.is_finished(&inbox) => {
+                        return Poll::Ready(End::Drain);
+                    }
+                    Poll::Pending => return Poll::Pending,
+                };
+                match read_once {
                     Ok(true) => {}
                     // A client may close its sending side and still read: it gets
                     // what it asked for.
@@ -205,6 +253,7 @@ impl Session {
         let now = clock::now();
         self.last_active.set(now);
         let Some(entry) = view.layout.entry(self.listener) else {
+            // Its listener is gone.
             self.end(End::Drain);
             return Consumed {
                 used: batch.bytes.len(),
@@ -367,7 +416,8 @@ impl Session {
     #[inline]
     fn answered(&self, slots: &Slots) {
         if self.outbox.is_empty() {
-            if slots.is_empty() && self.ending.get().is_some() {
+            let is_ending = self.ending.get().is_some() || self.finishing.get();
+            if slots.is_empty() && is_ending {
                 self.outbox.wake_owner();
             }
             return;

@@ -9,6 +9,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
 use super::binary::{self, Way};
+use super::drain::Drain;
 use super::layout::{Cache, Layout, Member};
 use super::merge::Merge;
 use super::session::Session;
@@ -35,6 +36,8 @@ pub struct Shared {
     pub layout: ArcSwap<Layout>,
     /// Tells idle workers that there is another.
     replaced: watch::Sender<()>,
+    /// How far the proxy is on its way to its end.
+    pub drain: watch::Sender<Drain>,
     /// How many clients there are and may be.
     pub gate: Arc<Gate>,
     /// When the proxy started.
@@ -49,6 +52,7 @@ impl Shared {
         Arc::new(Self {
             layout: ArcSwap::from_pointee(layout),
             replaced: watch::Sender::new(()),
+            drain: watch::Sender::default(),
             gate,
             started: clock::now(),
             workers: Mutex::default(),
@@ -239,7 +243,7 @@ impl Worker {
         });
         for session in self.live_sessions() {
             if layout.entry(session.listener()).is_none() {
-                session.end(End::Drain);
+                session.finish();
             }
         }
         let view = Rc::new(View {
@@ -325,7 +329,7 @@ impl Worker {
         memory::trim();
     }
 
-    fn live_sessions(&self) -> Vec<Rc<Session>> {
+    pub(super) fn live_sessions(&self) -> Vec<Rc<Session>> {
         let mut sessions = self.sessions.borrow_mut();
         sessions.retain(|session| session.strong_count() > 0);
         sessions.iter().filter_map(Weak::upgrade).collect()
@@ -381,6 +385,7 @@ impl Handler for Worker {
         tokio::task::spawn_local(Rc::clone(&self.turn).run());
         tokio::task::spawn_local(Rc::clone(&self.deadlines).run());
         tokio::task::spawn_local(Rc::clone(&self).follow());
+        tokio::task::spawn_local(Rc::clone(&self).let_go());
         let mut received = 0;
         let mut released = false;
         loop {

@@ -35,6 +35,13 @@ impl Client {
         Self { reader, writer }
     }
 
+    /// Waits for the other side to close; fails if it says anything before.
+    pub(crate) fn expect_end(&mut self) {
+        let mut rest = Vec::new();
+        self.reader.read_to_end(&mut rest).unwrap();
+        assert_eq!(String::from_utf8_lossy(&rest), "");
+    }
+
     /// A second handle for sending, for another thread.
     pub(crate) fn sender(&self) -> TcpStream {
         self.writer.try_clone().unwrap()

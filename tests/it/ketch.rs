@@ -61,14 +61,16 @@ impl Ketch {
     /// Starts the proxy on a file, which is removed in the end.
     pub(crate) fn start_on(file: PathBuf) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_ketch"));
-        command.args(["proxy", "-c"]).arg(&file);
+        command
+            .args(["proxy", "-c"])
+            .arg(&file)
+            .stdin(Stdio::null());
         Self::spawn(command, file)
     }
 
     /// Starts the proxy by a command that leads to it.
     pub(crate) fn spawn(mut command: Command, file: PathBuf) -> Self {
         let mut child = command
-            .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
@@ -152,6 +154,19 @@ impl Ketch {
     /// Sends it a signal.
     pub(crate) fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    /// Waits until it has ended by itself; returns its exit code.
+    pub(crate) fn wait(&mut self) -> Option<i32> {
+        let lines = self.log.lines.lock().unwrap();
+        let ended = self
+            .log
+            .more
+            .wait_timeout_while(lines, START_MAX, |lines| !lines.ended)
+            .unwrap();
+        assert!(ended.0.ended, "still there: {:#?}", ended.0.lines);
+        drop(ended);
+        self.child.wait().unwrap().code()
     }
 
     /// What the system says of the process: a line of `/proc/PID/status`, its

@@ -12,6 +12,7 @@ mod backend;
 mod cli;
 mod client;
 mod conformance;
+mod drain;
 mod faults;
 mod ketch;
 mod layers;

@@ -15,7 +15,7 @@ use anyhow::Context;
 use ketch::backend::server::{Listening, Settings, Shared, Told, Users, Worker};
 use ketch::backend::{self, Janitor, Store};
 use ketch::config::LogFormat;
-use ketch::net::listener::{self, Address, Gate, Listener};
+use ketch::net::listener::{self, Address, Gate, Listener, Options};
 use ketch::net::worker::Workers;
 use rustix::mm::{MlockAllFlags, mlockall};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -273,7 +273,12 @@ fn bind(args: &Args, listen: &[Listen]) -> anyhow::Result<(Vec<Listener>, Vec<Li
     let (mut listeners, mut names) = (Vec::new(), Vec::new());
     for wanted in listen {
         let backlog = args.listen_backlog;
-        match Listener::bind_with(&wanted.address, Some(args.unix_mask), backlog) {
+        let options = Options {
+            mode: Some(args.unix_mask),
+            backlog,
+            ..Options::default()
+        };
+        match Listener::bind(&wanted.address, options) {
             Ok(listener) => {
                 let address = listener.local();
                 tracing::info!(%address, "listening");

@@ -4,21 +4,24 @@ use std::sync::Arc;
 
 use ketch::admin::state::Listening;
 use ketch::config::Settings;
-use ketch::net::listener::{self, Gate, Listener};
+use ketch::net::listener::{self, Address, Gate, Listener, Options};
 use ketch::net::worker::Workers;
 use ketch::proxy::{Layout, Route};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use super::inherited::Inherited;
 use crate::cli::CannotListen;
 
 /// Sockets bound for a configuration that is not in force yet.
 pub(super) type Bound = Vec<(usize, Listener)>;
 
 /// The sockets that clients connect to.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Listeners {
     running: Vec<Running>,
+    /// Sockets that wait for a listener of their address.
+    inherited: Inherited,
 }
 
 /// A socket whose clients are accepted.
@@ -31,26 +34,48 @@ struct Running {
 }
 
 impl Listeners {
+    /// None yet; those that `inherited` has need not be bound.
+    pub(super) fn new(inherited: Inherited) -> Self {
+        Self {
+            running: Vec::new(),
+            inherited,
+        }
+    }
+
+    /// Warns of inherited sockets that no listener has taken.
+    pub(super) fn warn_of_unused(&self) {
+        self.inherited.warn();
+    }
+
     /// Binds what `layout` has and is not bound yet. Nobody is accepted before
     /// [`Self::adopt`].
     ///
     /// # Errors
     ///
     /// The first address that cannot be had; none is bound then.
-    pub(super) fn bind(&self, settings: &Settings, layout: &Layout) -> Result<Bound, CannotListen> {
+    pub(super) fn bind(
+        &mut self,
+        settings: &Settings,
+        layout: &Layout,
+    ) -> Result<Bound, CannotListen> {
         let mut bound = Vec::new();
         for (number, entry) in layout.entries.iter().enumerate() {
             let Some(entry) = entry.as_ref().filter(|_| !self.is_running(number)) else {
                 continue;
             };
-            let mut listen = settings.listen.iter();
-            let listen = listen.find(|listen| listen.address == entry.address);
-            let mode = listen.and_then(|listen| listen.mode);
-            let listener = Listener::bind(&entry.address, mode).map_err(|source| CannotListen {
-                address: entry.address.clone(),
-                source,
-            })?;
-            bound.push((number, listener));
+            let address = &entry.address;
+            let listener = match self.inherited.take(address) {
+                Some(inherited) => Ok(inherited),
+                None => Listener::bind(address, options(settings, address)),
+            };
+            match listener {
+                Ok(listener) => bound.push((number, listener)),
+                Err(source) => {
+                    self.inherited.take_back(bound);
+                    let address = address.clone();
+                    return Err(CannotListen { address, source });
+                }
+            }
         }
         Ok(bound)
     }
@@ -121,6 +146,17 @@ impl Running {
         // It ends at once, and with it the socket; a panic has been told.
         let _ = self.task.await;
     }
+}
+
+/// How to listen at an address of a configuration.
+fn options(settings: &Settings, address: &Address) -> Options {
+    let mut listeners = settings.listen.iter();
+    let listen = listeners.find(|listen| listen.address == *address);
+    listen.map_or_else(Options::default, |listen| Options {
+        mode: listen.mode,
+        reuse_port: listen.reuse_port,
+        ..Options::default()
+    })
 }
 
 /// The name of the pool that a listener leads to.

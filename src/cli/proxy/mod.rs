@@ -5,6 +5,8 @@
 //! threads do the rest.
 
 mod caches;
+mod drain;
+mod inherited;
 mod links;
 mod listeners;
 mod probes;
@@ -32,6 +34,7 @@ use tokio_util::sync::CancellationToken;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::{CannotListen, descriptors, log};
+use inherited::Inherited;
 use listeners::Listeners;
 use probes::Probes;
 use watch::Watch;
@@ -76,8 +79,11 @@ pub(crate) fn run(config: Config) -> anyhow::Result<()> {
     let workers = runtime.block_on(async {
         let mut proxy = Proxy::start(settings, source, layout, threads).await?;
         proxy.serve().await;
+        proxy.close_admin().await;
         anyhow::Ok(proxy.workers)
     })?;
+    // Not waiting for names that are still being resolved.
+    runtime.shutdown_background();
     // What accepted clients has ended, and with it the other owners.
     if let Some(workers) = Arc::into_inner(workers) {
         workers.stop();
@@ -108,9 +114,11 @@ impl Proxy {
         layout: Layout,
         threads: usize,
     ) -> anyhow::Result<Self> {
-        let mut listeners = Listeners::default();
+        let inherited = Inherited::from_environment().context("bad sockets in LISTEN_FDS")?;
+        let mut listeners = Listeners::new(inherited);
         let bound = listeners.bind(&settings, &layout)?;
-        let admin = bind_admin(settings.admin.as_ref()).await?;
+        listeners.warn_of_unused();
+        let admin = bind_admin(settings.admin.as_ref(), settings.shares_ports()).await?;
         let (orders, incoming) = mpsc::channel(ORDERS_MAX);
         let told = Told::new(&source.path, incoming).context("cannot wait for signals")?;
 
@@ -153,7 +161,7 @@ impl Proxy {
             match self.told.next().await {
                 Word::End(by) => {
                     tracing::info!(by, "ending");
-                    return self.end().await;
+                    return self.drain().await;
                 }
                 Word::Reload => {
                     // Whoever sent the signal looks into the log.
@@ -167,22 +175,12 @@ impl Proxy {
                         let _ = order.answer.send(outcome);
                     }
                     Command::Drain => {
-                        let _ = order.answer.send(Ok("ending".to_owned()));
+                        let _ = order.answer.send(Ok("draining".to_owned()));
                         tracing::info!(by = "admin", "ending");
-                        return self.end().await;
+                        return self.drain().await;
                     }
                 },
             }
-        }
-    }
-
-    async fn end(&mut self) {
-        self.state.set_ready(false);
-        self.listeners.close().await;
-        self.stop_admin.cancel();
-        if let Some(admin) = self.admin.take() {
-            // A panic has been told.
-            let _ = admin.await;
         }
     }
 
@@ -267,12 +265,15 @@ impl Proxy {
     }
 }
 
-async fn bind_admin(address: Option<&Address>) -> Result<Option<TcpListener>, CannotListen> {
+async fn bind_admin(
+    address: Option<&Address>,
+    reuse_port: bool,
+) -> Result<Option<TcpListener>, CannotListen> {
     // A checked configuration has no other kind of address here.
     let Some(address @ Address::Tcp { host, port }) = address else {
         return Ok(None);
     };
-    let bound = admin::http::bind(host, *port).await;
+    let bound = admin::http::bind(host, *port, reuse_port).await;
     let bound = bound.and_then(|listener| Ok((listener.local_addr()?, listener)));
     match bound {
         Ok((local, listener)) => {

@@ -65,6 +65,18 @@ pub(in crate::config) static LISTENER: Section<Listen> = Section {
             bound: "",
         },
         Key {
+            name: "reuse_port",
+            slot: &Scalar {
+                lens: lens!(Listen, reuse_port),
+                form: Flag,
+            },
+            preset: Preset::Fresh,
+            help: "Whether other processes of the same user may listen on the same port, so that \
+                   the next proxy can start before this one ends; then they share the port of \
+                   `admin` too.",
+            bound: "",
+        },
+        Key {
             name: "route",
             slot: &Scalar {
                 lens: lens!(Listen, route),

@@ -1,10 +1,12 @@
 //! The keys at the top of the file.
 
+use std::time::Duration;
+
 use serde_json::{Value as Json, json};
 
-use super::{CLIENTS, LISTENER, NAME, POOL};
+use super::{CLIENTS, LISTENER, NAME, POOL, WAIT_MAX};
 use crate::config::error::{Fault, Misfit};
-use crate::config::form::{Counts, Flag, OneOf, Optional, OrWord, Parsed};
+use crate::config::form::{Counts, Durations, Flag, OneOf, Optional, OrWord, Parsed};
 use crate::config::grammar;
 use crate::config::key::{Key, Nested, Preset, Scalar, Section, Slot, lens};
 use crate::config::path::Part;
@@ -127,6 +129,22 @@ pub(in crate::config) static TOP: Section<Settings> = Section {
             preset: Preset::Fresh,
             help: "How events are written: for people, or one JSON object in a line.",
             bound: "",
+        },
+        Key {
+            name: "drain_timeout",
+            slot: &Scalar {
+                lens: lens!(Settings, drain_timeout),
+                form: Durations {
+                    zero: true,
+                    min: Duration::from_millis(1),
+                    max: WAIT_MAX,
+                },
+            },
+            preset: Preset::Fresh,
+            help: "How long clients are given to finish when the process is told to end \
+                   (`SIGTERM`, `SIGINT`, `POST /drain`). A client that says nothing for 100 ms is \
+                   closed; in the last fifth all are, between two requests.",
+            bound: "clients that are left are cut off.",
         },
         Key {
             name: "watch",
