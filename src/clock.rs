@@ -1,14 +1,23 @@
-//! The only place that reads the time.
+//! The only place that reads the time, and that waits for it.
 //!
 //! Everything else is handed a [`Moment`] or a Unix time, so that tests can pass
 //! any they like.
+//!
+//! Sleepers are woken by a thread of their own ([`start_timers`]). A worker whose
+//! own runtime kept a timer would tell the kernel with each wait for sockets when
+//! to wake it, which costs a client that asks one thing at a time 3 % of all that
+//! its requests cost.
 #![expect(
     clippy::disallowed_methods,
     reason = "this is the place the lint points to"
 )]
 
-use std::sync::LazyLock;
+use std::io;
+use std::sync::{LazyLock, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use tokio::runtime::{Builder, Handle};
+use tokio::time::{Sleep, Timeout};
 
 static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 
@@ -55,9 +64,49 @@ pub fn now() -> Moment {
     Moment(u64::try_from(START.elapsed().as_micros()).unwrap_or(u64::MAX))
 }
 
-/// The time now as the runtime's timers count it, for `sleep_until`.
-pub fn timer_at(moment: Moment) -> tokio::time::Instant {
-    tokio::time::Instant::from_std(*START + Duration::from_micros(moment.0))
+static TIMERS: OnceLock<Handle> = OnceLock::new();
+
+/// Starts the thread that wakes all sleepers of the process, unless it runs.
+/// Without it they are woken by the runtime that they run on.
+///
+/// # Errors
+///
+/// If the thread or its runtime cannot be made.
+pub fn start_timers() -> io::Result<()> {
+    static STARTING: Mutex<()> = Mutex::new(());
+    let _alone = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
+    if TIMERS.get().is_some() {
+        return Ok(());
+    }
+    let runtime = Builder::new_current_thread().enable_time().build()?;
+    let handle = runtime.handle().clone();
+    std::thread::Builder::new()
+        .name("timers".to_owned())
+        .spawn(move || runtime.block_on(std::future::pending::<()>()))?;
+    TIMERS.get_or_init(|| handle);
+    Ok(())
+}
+
+/// Makes something that waits, to be woken by the thread for that.
+fn on_timers<T>(make: impl FnOnce() -> T) -> T {
+    let _context = TIMERS.get().map(Handle::enter);
+    make()
+}
+
+/// Waits for so long.
+pub fn sleep(duration: Duration) -> Sleep {
+    on_timers(|| tokio::time::sleep(duration))
+}
+
+/// Waits until `moment` has come.
+pub fn sleep_until(moment: Moment) -> Sleep {
+    let at = tokio::time::Instant::from_std(*START + Duration::from_micros(moment.0));
+    on_timers(|| tokio::time::sleep_until(at))
+}
+
+/// Waits for `future`, but no longer than `duration`; then it is dropped.
+pub fn timeout<F: Future>(duration: Duration, future: F) -> Timeout<F> {
+    on_timers(|| tokio::time::timeout(duration, future))
 }
 
 /// Seconds since the Unix epoch.
@@ -94,6 +143,22 @@ mod tests {
     fn time_does_not_run_backwards() {
         let first = now();
         assert!(now() >= first);
+    }
+
+    #[test]
+    fn a_runtime_without_timers_sleeps_and_gives_up() {
+        start_timers().unwrap();
+        start_timers().unwrap();
+        let runtime = Builder::new_current_thread().build().unwrap();
+        let begun = now();
+        let waited = Duration::from_millis(5);
+        runtime.block_on(sleep(waited));
+        runtime.block_on(sleep_until(begun.after(2 * waited)));
+        let never = timeout(waited, std::future::pending::<()>());
+        assert!(runtime.block_on(never).is_err());
+        assert!(now().since(begun) >= 3 * waited);
+        let at_once = timeout(Duration::MAX, std::future::ready(7));
+        assert_eq!(runtime.block_on(at_once).ok(), Some(7));
     }
 
     #[test]

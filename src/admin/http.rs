@@ -23,6 +23,7 @@ use super::metrics;
 use super::route;
 use super::servers;
 use super::state::{Command, State};
+use crate::clock;
 
 /// Connections served at a time; further ones wait in the backlog.
 const CONNECTIONS_MAX: usize = 64;
@@ -49,7 +50,7 @@ async fn accept(listener: &TcpListener, state: &Arc<State>, room: &Arc<Semaphore
             Ok((stream, _)) => stream,
             Err(error) => {
                 tracing::warn!(%error, "cannot accept an admin client");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
+                clock::sleep(ACCEPT_PAUSE).await;
                 continue;
             }
         };

@@ -13,28 +13,45 @@ use std::cell::{Cell, RefCell};
 /// 64 KiB nothing was gained and the second-level cache begins to suffer.
 pub const SCRATCH_BYTES: usize = 64 * 1024;
 
-/// Capacity of a fresh write buffer.
-const BUFFER_BYTES: usize = 16 * 1024;
+/// Capacity of the write buffer of a connection that has begun to speak.
+const SMALL_BYTES: usize = 16 * 1024;
+/// Capacity of the write buffers of one that has much to say.
+const LARGE_BYTES: usize = 64 * 1024;
 /// A buffer that has grown beyond this is freed instead of kept.
 const BUFFER_BYTES_MAX: usize = 256 * 1024;
 /// Bytes of spare buffers that a worker keeps.
 const SPARE_BYTES_MAX: usize = 4 * 1024 * 1024;
 
+type Buffers = RefCell<Vec<Vec<u8>>>;
+
 thread_local! {
-    static SPARE: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+    /// Kept apart, lest the few large ones end up with the many connections that
+    /// say little, and those that say much make small ones grow by copying.
+    static SMALL: Buffers = const { RefCell::new(Vec::new()) };
+    static LARGE: Buffers = const { RefCell::new(Vec::new()) };
     static SPARE_BYTES: Cell<usize> = const { Cell::new(0) };
     static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-/// An empty buffer with room.
+/// An empty buffer with room for a few thousand bytes.
 #[inline]
 pub fn take() -> Vec<u8> {
-    match SPARE.with_borrow_mut(Vec::pop) {
+    lent(SMALL.with_borrow_mut(Vec::pop), SMALL_BYTES)
+}
+
+/// An empty buffer with room for tens of thousands of bytes.
+pub fn take_large() -> Vec<u8> {
+    lent(LARGE.with_borrow_mut(Vec::pop), LARGE_BYTES)
+}
+
+#[inline]
+fn lent(spare: Option<Vec<u8>>, bytes: usize) -> Vec<u8> {
+    match spare {
         Some(buffer) => {
             SPARE_BYTES.set(SPARE_BYTES.get().saturating_sub(buffer.capacity()));
             buffer
         }
-        None => Vec::with_capacity(BUFFER_BYTES),
+        None => Vec::with_capacity(bytes),
     }
 }
 
@@ -43,17 +60,23 @@ pub fn take() -> Vec<u8> {
 pub fn give(mut buffer: Vec<u8>) {
     let capacity = buffer.capacity();
     let spare = SPARE_BYTES.get().saturating_add(capacity);
-    if (BUFFER_BYTES..=BUFFER_BYTES_MAX).contains(&capacity) && spare <= SPARE_BYTES_MAX {
+    if (SMALL_BYTES..=BUFFER_BYTES_MAX).contains(&capacity) && spare <= SPARE_BYTES_MAX {
         buffer.clear();
         SPARE_BYTES.set(spare);
-        SPARE.with_borrow_mut(|spares| spares.push(buffer));
+        let class = if capacity < LARGE_BYTES {
+            &SMALL
+        } else {
+            &LARGE
+        };
+        class.with_borrow_mut(|spares| spares.push(buffer));
     }
 }
 
 /// Frees all spare buffers: the worker has had nothing to do for a while.
 pub fn release() {
     SPARE_BYTES.set(0);
-    drop(SPARE.take());
+    drop(SMALL.take());
+    drop(LARGE.take());
 }
 
 /// Calls `read` with the worker's read buffer of [`SCRATCH_BYTES`].
@@ -82,6 +105,17 @@ mod tests {
         give(buffer);
         let again = take();
         assert_eq!((again.as_ptr(), again.len()), (address, 0));
+    }
+
+    #[test]
+    fn large_buffers_go_to_who_has_much_to_say() {
+        release();
+        give(take_large());
+        assert_eq!(take().capacity(), SMALL_BYTES);
+        give(Vec::with_capacity(SMALL_BYTES));
+        assert_eq!(take_large().capacity(), LARGE_BYTES);
+        assert_eq!(SPARE_BYTES.get(), SMALL_BYTES);
+        release();
     }
 
     #[test]

@@ -17,6 +17,7 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio_util::sync::CancellationToken;
 
 use super::worker::{Accepted, Workers};
+use crate::clock;
 
 /// Connections that the kernel holds for us until we accept them; it may cap the
 /// number (`net.core.somaxconn`). memcached asks for as many.
@@ -340,7 +341,7 @@ pub async fn accept_all<O: Clone + Send + 'static>(
             }
             Err(error) => {
                 tracing::warn!(%error, listener = %listener.local, "cannot accept a client");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
+                clock::sleep(ACCEPT_PAUSE).await;
             }
         }
     }

@@ -50,26 +50,35 @@ impl Piece {
 }
 
 impl Queue {
-    /// Sees to it that the tail has room.
+    /// Sees to it that there is a tail which takes `more` bytes without moving
+    /// those it holds: a long queue grows by pieces.
     #[inline]
-    fn ready_tail(&mut self) {
+    fn ready_tail(&mut self, more: usize) {
         if self.tail.capacity() == 0 {
             self.tail = buffers::take();
+        } else if self.tail.len() + more > self.tail.capacity() && !self.tail.is_empty() {
+            self.end_tail();
+            self.tail = buffers::take_large();
+        }
+    }
+
+    /// Makes a piece of the tail, if there is anything in it.
+    fn end_tail(&mut self) {
+        if !self.tail.is_empty() {
+            let tail = std::mem::take(&mut self.tail);
+            self.pieces.push_back(Piece::Copied(tail));
         }
     }
 
     #[inline]
     fn push(&mut self, bytes: &[u8]) {
-        self.ready_tail();
+        self.ready_tail(bytes.len());
         self.tail.extend_from_slice(bytes);
         self.len += bytes.len();
     }
 
     fn push_shared(&mut self, bytes: Bytes) {
-        if !self.tail.is_empty() {
-            let tail = std::mem::take(&mut self.tail);
-            self.pieces.push_back(Piece::Copied(tail));
-        }
+        self.end_tail();
         self.len += bytes.len();
         self.pieces.push_back(Piece::Shared(bytes));
     }
@@ -135,7 +144,7 @@ impl Writer<'_> {
     pub fn share(&mut self, bytes: Bytes) {
         self.count();
         self.queue.push_shared(bytes);
-        self.queue.ready_tail();
+        self.queue.ready_tail(0);
         self.counted = 0;
     }
 
@@ -261,8 +270,8 @@ impl Outbox {
     #[inline]
     pub fn push_with(&self, write: impl FnOnce(&mut Vec<u8>)) {
         let mut queue = self.queue.borrow_mut();
+        queue.ready_tail(0);
         let before = queue.tail.len();
-        queue.push(b"");
         write(&mut queue.tail);
         // A writer that takes bytes away would cut what others have queued.
         debug_assert!(queue.tail.len() >= before);
@@ -273,7 +282,7 @@ impl Outbox {
     #[inline]
     pub fn writer(&self) -> Writer<'_> {
         let mut queue = self.queue.borrow_mut();
-        queue.ready_tail();
+        queue.ready_tail(0);
         let counted = queue.tail.len();
         Writer { queue, counted }
     }
@@ -476,6 +485,33 @@ mod tests {
             let mut got = [0; 18];
             peer.read_exact(&mut got).await.unwrap();
             assert_eq!(&got, b"zero one two three");
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn a_long_queue_is_kept_in_pieces() {
+        local(async {
+            let (turn, outbox, mut peer) = pair();
+            tokio::task::spawn_local(turn.run());
+            let said: Vec<u8> = (0..=u8::MAX).cycle().take(600_000).collect();
+            for part in said.chunks(10_000) {
+                outbox.push(part);
+            }
+            {
+                let queue = outbox.queue.borrow();
+                assert!(queue.pieces.len() >= 9);
+                // None has grown.
+                let large = buffers::take_large().capacity();
+                let pieces = queue.pieces.iter().map(|piece| piece.as_slice().len());
+                assert!(pieces.chain([queue.tail.len()]).all(|len| len <= large));
+            }
+            assert_eq!(outbox.len(), said.len());
+            outbox.mark();
+            let mut got = vec![0; said.len()];
+            peer.read_exact(&mut got).await.unwrap();
+            assert!(got == said);
+            assert!(outbox.is_empty());
         })
         .await;
     }

@@ -5,14 +5,16 @@ use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc as std_mpsc;
 use std::thread::JoinHandle;
 
 use tokio::net::{TcpStream, UnixStream};
+use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
 use tokio::sync::mpsc;
-use tokio::task::LocalSet;
 use tokio_util::sync::CancellationToken;
 
 use super::stream::Stream;
+use crate::clock;
 
 /// Connections accepted and not yet picked up by their worker. A worker picks
 /// them up every turn; where it does not, it is overloaded and new connections
@@ -79,25 +81,32 @@ impl<O: Send + 'static> Workers<O> {
     where
         H: Handler<Origin = O>,
     {
+        clock::start_timers()?;
         let stop = CancellationToken::new();
         let workers = (0..count.max(1))
             .map(|index| {
                 let (hand_over, accepted) = mpsc::channel(HANDOVER_MAX);
                 let sessions = Arc::new(AtomicUsize::new(0));
-                let runtime = tokio::runtime::Builder::new_current_thread()
-                    .enable_all()
-                    .build()?;
+                let (starting, started) = std_mpsc::sync_channel(1);
+                // The receiver waits for it, so there is one.
+                let report = move |result| starting.send(result).unwrap_or_default();
                 let (make, stop, count) = (make.clone(), stop.clone(), Arc::clone(&sessions));
                 let thread = std::thread::Builder::new()
                     .name(format!("{name}-{index}"))
                     .spawn(move || {
-                        let local = LocalSet::new();
+                        let runtime = match runtime() {
+                            Ok(runtime) => runtime,
+                            Err(error) => return report(Err(error)),
+                        };
+                        report(Ok(()));
                         let handler = Rc::new(make(index));
-                        local.block_on(&runtime, run(handler, accepted, count, stop));
-                        drop(local);
+                        runtime.block_on(run(handler, accepted, count, stop));
                         // Not waiting for names that are still being resolved.
                         runtime.shutdown_background();
                     })?;
+                started
+                    .recv()
+                    .unwrap_or_else(|_| Err(io::ErrorKind::Other.into()))?;
                 Ok(Worker {
                     hand_over,
                     sessions,
@@ -142,6 +151,15 @@ impl<O: Send + 'static> Workers<O> {
             }
         }
     }
+}
+
+/// A runtime for tasks that never leave their thread. It has no timers: those are
+/// `clock`'s.
+fn runtime() -> io::Result<LocalRuntime> {
+    let options = LocalOptions::default();
+    Builder::new_current_thread()
+        .enable_io()
+        .build_local(options)
 }
 
 async fn run<H: Handler>(

@@ -371,7 +371,7 @@ impl Connection {
             self.stage.set(Stage::Connecting);
             if attempts > 0 {
                 let wait = RECONNECT.wait(attempts - 1, fastrand::f64());
-                tokio::time::sleep(wait).await;
+                clock::sleep(wait).await;
             }
             let failure = match dial(address, self.dialect, settings.connect_timeout).await {
                 Ok(stream) => {

@@ -45,7 +45,7 @@ impl Deadlines {
                     // Whichever branch is cancelled loses nothing: both are only
                     // waits, and `next` is read anew.
                     tokio::select! {
-                        () = tokio::time::sleep_until(clock::timer_at(next)) => self.expire(),
+                        () = clock::sleep_until(next) => self.expire(),
                         () = self.earlier.notified() => {}
                     }
                 }

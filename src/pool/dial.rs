@@ -8,6 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 
 use super::failure::Failure;
+use crate::clock;
 use crate::net::listener::Address;
 use crate::net::stream::Stream;
 use crate::protocol::binary;
@@ -56,7 +57,7 @@ pub async fn dial(
         Ok(stream)
     };
     // A dropped attempt loses a connection that nobody has used yet.
-    let result = tokio::time::timeout(timeout, attempt).await;
+    let result = clock::timeout(timeout, attempt).await;
     result.unwrap_or(Err(late))
 }
 

@@ -27,7 +27,7 @@ pub async fn watch_over(server: Arc<Server>) {
         loop {
             let wait = settings.probe.wait(attempt, fastrand::f64());
             server.health.probe_at(clock::now().after(wait));
-            tokio::time::sleep(wait).await;
+            clock::sleep(wait).await;
             server.health.probing();
             match dial(address, Dialect::Text, settings.connect_timeout).await {
                 Ok(_) => break,

@@ -57,7 +57,7 @@ impl Worker {
                         .for_each(|session| session.finish());
                 }
             }
-            tokio::time::sleep(TICK).await;
+            clock::sleep(TICK).await;
         }
     }
 }

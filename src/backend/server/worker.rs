@@ -117,7 +117,7 @@ impl Handler for Worker {
         let mut received = 0;
         let mut released = false;
         loop {
-            tokio::time::sleep(SWEEP).await;
+            clock::sleep(SWEEP).await;
             self.sweep();
             let before = std::mem::replace(&mut received, self.stats.bytes_received.get());
             let idle = before == received;

@@ -43,7 +43,7 @@ impl Proxy {
             }
             // A cancelled wait for a word forgets none.
             tokio::select! {
-                () = tokio::time::sleep(TICK) => {}
+                () = clock::sleep(TICK) => {}
                 word = self.told.next() => match word {
                     Word::End(by) => {
                         tracing::warn!(by, "told again: ending at once");

@@ -133,7 +133,7 @@ impl Watch {
             self.pending = true;
         }
         let give_up = clock::now().after(SETTLE_MAX);
-        let more = || tokio::time::timeout(SETTLE, self.seen.changed.notified());
+        let more = || clock::timeout(SETTLE, self.seen.changed.notified());
         while more().await.is_ok() && clock::now() < give_up {}
         self.follow();
         self.pending = false;
