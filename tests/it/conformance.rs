@@ -2,7 +2,9 @@
 //!
 //! The data, its format and how to add to it: `tests/conformance/README.md`.
 
+mod binary;
 mod file;
+mod frame;
 mod play;
 mod text;
 
@@ -16,7 +18,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use self::file::{Exchange, File, Way};
-use self::play::{Conn, Cuts, Failure, Play};
+use self::play::{Conn, Cuts, Failure, Play, Sentinel};
 use self::text::Scope;
 use crate::ketch::Ketch;
 use crate::peer::{Peer, show};
@@ -92,10 +94,16 @@ fn the_proxy_answers_from_its_own_caches_as_memcached() {
 /// Plays every exchange on `target`, in every way, and fails with all that
 /// was answered otherwise.
 pub(crate) fn check(target: &Target) {
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/conformance");
+    play_all("tests/conformance", Sentinel::TEXT, target);
+}
+
+/// Plays every exchange of `directory` on `target`.
+fn play_all(directory: &str, sentinel: Sentinel, target: &Target) {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join(directory);
     let files = file::read_all(&directory).unwrap();
     let run = Run {
         target,
+        sentinel,
         seed: seed(),
         filter: env::var("CONFORMANCE").unwrap_or_default(),
     };
@@ -192,6 +200,7 @@ impl fmt::Display for Failed {
 
 struct Run<'a> {
     target: &'a Target,
+    sentinel: Sentinel,
     seed: u64,
     /// Only exchanges whose file or name contains this are played.
     filter: String,
@@ -223,6 +232,7 @@ impl Run<'_> {
                 self.target,
                 self.cuts(way, &exchange.name),
                 way == Way::Pipelined,
+                self.sentinel,
                 scope(),
             );
             let closes = steps.iter().any(|step| step.closes && step.conn == 1);

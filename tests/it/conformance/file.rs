@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use super::frame::{Raw, RawRequest, RawResponse};
 use super::text::Text;
 use crate::target::{Kind, Target, Version};
 
@@ -215,9 +216,9 @@ struct RawStep {
     #[serde(default = "first")]
     conn: u32,
     #[serde(default)]
-    send: String,
-    expect: Option<String>,
-    until: Option<String>,
+    send: Option<Raw<RawRequest>>,
+    expect: Option<Raw<RawResponse>>,
+    until: Option<Raw<RawResponse>>,
     #[serde(default)]
     closes: bool,
     #[serde(default)]
@@ -230,14 +231,14 @@ struct RawStep {
 #[serde(deny_unknown_fields)]
 struct RawOld {
     before: String,
-    expect: Option<String>,
+    expect: Option<Raw<RawResponse>>,
     closes: Option<bool>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawAnswer {
-    expect: Option<String>,
+    expect: Option<Raw<RawResponse>>,
     closes: Option<bool>,
 }
 
@@ -296,8 +297,14 @@ fn check_step(raw: RawStep) -> Result<Step, String> {
     }
     Ok(Step {
         conn: raw.conn,
-        send: Text::parse(&raw.send)?,
-        expect: expected(&raw.expect.or(raw.until).unwrap_or_default())?,
+        send: match raw.send {
+            Some(send) => send.text()?,
+            None => Text::default(),
+        },
+        expect: match raw.expect.or(raw.until) {
+            Some(expect) => expected(&expect)?,
+            None => Text::default(),
+        },
         until,
         closes: raw.closes,
         old,
@@ -311,18 +318,18 @@ fn other(raw: Option<RawAnswer>) -> Result<Option<Answer>, String> {
         .transpose()
 }
 
-fn check_answer(expect: Option<String>, closes: Option<bool>) -> Result<Answer, String> {
+fn check_answer(expect: Option<Raw<RawResponse>>, closes: Option<bool>) -> Result<Answer, String> {
     if expect.is_none() && closes.is_none() {
         return Err("another answer which says nothing".into());
     }
     Ok(Answer {
-        expect: expect.as_deref().map(expected).transpose()?,
+        expect: expect.as_ref().map(expected).transpose()?,
         closes,
     })
 }
 
-fn expected(source: &str) -> Result<Text, String> {
-    let text = Text::parse(source)?;
+fn expected(source: &Raw<RawResponse>) -> Result<Text, String> {
+    let text = source.text()?;
     if text.ends_with_bytes() {
         Ok(text)
     } else {

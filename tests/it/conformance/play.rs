@@ -22,8 +22,25 @@ const ASK_AGAIN: Duration = Duration::from_millis(10);
 /// goes in one write.
 const SINGLE_BYTES_MAX: usize = 4096;
 
-/// The question that proves a connection in step, and its answer.
-const SENTINEL: (&[u8], &[u8]) = (b"mn\r\n", b"MN\r\n");
+/// What proves a connection in step: a question and its answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Sentinel {
+    question: &'static [u8],
+    answer: &'static [u8],
+}
+
+impl Sentinel {
+    /// In text.
+    pub(super) const TEXT: Self = Self {
+        question: b"mn\r\n",
+        answer: b"MN\r\n",
+    };
+    /// In binary: a `noop` with an opaque that no exchange has.
+    pub(super) const BINARY: Self = Self {
+        question: b"\x80\x0a\0\0\0\0\0\0\0\0\0\0SENT\0\0\0\0\0\0\0\0",
+        answer: b"\x81\x0a\0\0\0\0\0\0\0\0\0\0SENT\0\0\0\0\0\0\0\0",
+    };
+}
 
 /// How the bytes of a step are cut into writes.
 #[derive(Debug, Clone, Copy)]
@@ -58,16 +75,24 @@ pub(super) struct Play<'a> {
     cuts: Cuts,
     /// Steps of which nothing needs to be known are sent together.
     pipelined: bool,
+    sentinel: Sentinel,
     scope: Scope,
     conns: BTreeMap<u32, Conn>,
 }
 
 impl<'a> Play<'a> {
-    pub(super) fn new(target: &'a Target, cuts: Cuts, pipelined: bool, scope: Scope) -> Self {
+    pub(super) fn new(
+        target: &'a Target,
+        cuts: Cuts,
+        pipelined: bool,
+        sentinel: Sentinel,
+        scope: Scope,
+    ) -> Self {
         Self {
             target,
             cuts,
             pipelined,
+            sentinel,
             scope,
             conns: BTreeMap::new(),
         }
@@ -101,7 +126,7 @@ impl<'a> Play<'a> {
                 return Err(fail("the connection was closed".into(), &[], &self.scope));
             };
             let result = if step.until {
-                conn.ask_until(step, &self.scope)
+                conn.ask_until(step, self.sentinel, &self.scope)
             } else {
                 conn.expect(step.expect, &mut self.scope)
             };
@@ -116,12 +141,12 @@ impl<'a> Play<'a> {
             }
         }
         for conn in self.conns.values_mut() {
-            if let Err(why) = conn.prove_in_step() {
+            if let Err(why) = conn.prove_in_step(self.sentinel) {
                 return Err(Failure {
                     step: steps.len() + 1,
                     why,
-                    sent: show(SENTINEL.0),
-                    expected: show(SENTINEL.1),
+                    sent: show(self.sentinel.question),
+                    expected: show(self.sentinel.answer),
                     got: show(&conn.inbox),
                 });
             }
@@ -230,11 +255,11 @@ impl Conn {
 
     /// A sentinel shows that nothing is left over, and that the server takes
     /// the next bytes for a request.
-    fn prove_in_step(&mut self) -> Result<(), String> {
-        let _ = self.stream.write_all(SENTINEL.0);
+    fn prove_in_step(&mut self, sentinel: Sentinel) -> Result<(), String> {
+        let _ = self.stream.write_all(sentinel.question);
         let deadline = now() + ANSWER_MAX;
-        while self.inbox.len() < SENTINEL.1.len() {
-            if !SENTINEL.1.starts_with(&self.inbox) {
+        while self.inbox.len() < sentinel.answer.len() {
+            if !sentinel.answer.starts_with(&self.inbox) {
                 break;
             }
             let left = deadline.saturating_duration_since(now());
@@ -242,7 +267,7 @@ impl Conn {
                 return Err("the server closed the connection".into());
             }
         }
-        if self.inbox == SENTINEL.1 {
+        if self.inbox == sentinel.answer {
             self.inbox.clear();
             return Ok(());
         }
@@ -251,19 +276,24 @@ impl Conn {
 
     /// Asks again and again until the answer is the expected one. A sentinel
     /// behind each question shows where an answer ends.
-    fn ask_until(&mut self, step: &Resolved<'_>, scope: &Scope) -> Result<(), String> {
+    fn ask_until(
+        &mut self,
+        step: &Resolved<'_>,
+        sentinel: Sentinel,
+        scope: &Scope,
+    ) -> Result<(), String> {
         let mut question = step.send.render(scope)?;
-        question.extend_from_slice(SENTINEL.0);
+        question.extend_from_slice(sentinel.question);
         let deadline = now() + UNTIL_MAX;
         loop {
             self.send(&question, &mut Cuts::Whole)
                 .map_err(|error| format!("cannot send: {error}"))?;
-            while !self.inbox.ends_with(SENTINEL.1) {
+            while !self.inbox.ends_with(sentinel.answer) {
                 if self.read(ANSWER_MAX)? == 0 {
                     return Err("the server closed the connection".into());
                 }
             }
-            let answer = self.inbox.len() - SENTINEL.1.len();
+            let answer = self.inbox.len() - sentinel.answer.len();
             if let Match::Whole { len, .. } = step.expect.hold(&self.inbox[..answer], scope)?
                 && len == answer
             {
@@ -361,7 +391,7 @@ mod tests {
             let mut answer = answer;
             while stream.read(&mut buffer).is_ok_and(|len| len > 0) {
                 stream.write_all(answer).unwrap();
-                answer = SENTINEL.1;
+                answer = Sentinel::TEXT.answer;
             }
         });
         let step = Resolved {
@@ -371,7 +401,13 @@ mod tests {
             until: false,
             closes: false,
         };
-        let play = Play::new(&target, Cuts::Whole, false, Scope::default());
+        let play = Play::new(
+            &target,
+            Cuts::Whole,
+            false,
+            Sentinel::TEXT,
+            Scope::default(),
+        );
         let failure = play.run(&[step]).err();
         server.join().unwrap();
         failure.map(|failure| format!("{}: {}", failure.step, failure.why))

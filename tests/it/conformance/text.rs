@@ -38,7 +38,28 @@ enum Piece {
     Line,
     /// `{stats}`
     Stats,
+    /// The eight bytes of a number in a binary frame.
+    Binary(Number),
+    /// A binary response, or any number of them, whatever it says.
+    Response {
+        opcode: u8,
+        opaque: u32,
+        many: bool,
+    },
 }
+
+/// A number of eight bytes.
+#[derive(Debug, Clone)]
+pub(super) enum Number {
+    Known(u64),
+    /// What was remembered under this name.
+    Saved(String),
+    /// Any but 0, remembered under this name.
+    Any(Option<String>),
+}
+
+/// How many characters `{k}` has.
+pub(super) const KEY_CHARACTERS: usize = 6;
 
 /// What the holes are filled with.
 #[derive(Debug, Clone, Default)]
@@ -96,14 +117,63 @@ impl Text {
         Ok(Self { pieces })
     }
 
+    /// Just these bytes.
+    pub(super) fn of_bytes(bytes: &[u8]) -> Self {
+        Self {
+            pieces: vec![Piece::Bytes(bytes.to_vec())],
+        }
+    }
+
+    /// A response of success whose key and value do not matter.
+    pub(super) fn any_response(opcode: u8, opaque: u32, many: bool) -> Self {
+        Self {
+            pieces: vec![Piece::Response {
+                opcode,
+                opaque,
+                many,
+            }],
+        }
+    }
+
+    /// Puts a number of eight bytes behind.
+    pub(super) fn push_number(&mut self, number: Number) {
+        self.pieces.push(Piece::Binary(number));
+    }
+
+    /// Puts other texts behind.
+    pub(super) fn extend(&mut self, texts: impl IntoIterator<Item = Self>) {
+        self.pieces
+            .extend(texts.into_iter().flat_map(|text| text.pieces));
+    }
+
+    /// How many bytes it has, whatever fills its holes.
+    pub(super) fn len(&self) -> Result<usize, String> {
+        // Every key of an exchange begins with as many characters.
+        let scope = Scope {
+            key: "k".repeat(KEY_CHARACTERS),
+            ..Scope::default()
+        };
+        match self.parts(&scope)?.as_slice() {
+            [] => Ok(0),
+            [Part::Bytes(bytes)] => Ok(bytes.len()),
+            _ => Err("the length of a part of a frame must be known".into()),
+        }
+    }
+
     /// The bytes to send.
     pub(super) fn render(&self, scope: &Scope) -> Result<Vec<u8>, String> {
         let mut out = Vec::new();
         for part in self.parts(scope)? {
             match part {
                 Part::Bytes(bytes) => out.extend_from_slice(&bytes),
-                Part::Saved(name, _) => return Err(format!("nothing was saved as {name}")),
-                Part::Int { .. } | Part::Line | Part::Stats => {
+                Part::Saved(name, _) | Part::SavedBinary(name) => {
+                    return Err(format!("nothing was saved as {name}"));
+                }
+                Part::AnyBinary(_)
+                | Part::Response { .. }
+                | Part::Int { .. }
+                | Part::Line
+                | Part::Stats => {
                     return Err("what is sent has no holes to match".into());
                 }
             }
@@ -114,7 +184,7 @@ impl Text {
     /// The names which the text needs to have been saved.
     pub(super) fn needs_saved(&self) -> bool {
         self.pieces.iter().any(|piece| match piece {
-            Piece::Saved(..) => true,
+            Piece::Saved(..) | Piece::Binary(Number::Saved(_)) => true,
             Piece::Repeat(text, _) | Piece::Base64(text) => text.needs_saved(),
             _ => false,
         })
@@ -125,6 +195,7 @@ impl Text {
         !matches!(
             self.pieces.last(),
             Some(Piece::Int { .. } | Piece::Line | Piece::Stats | Piece::Saved(..))
+                | Some(Piece::Response { many: true, .. })
         )
     }
 
@@ -151,6 +222,42 @@ impl Text {
                         Literal::Differs(offset) => return Ok(Match::Differs(at + offset)),
                     }
                 }
+                Part::SavedBinary(name) => {
+                    let number: &u64 = saved
+                        .get(&name)
+                        .ok_or_else(|| format!("nothing was saved as {name}"))?;
+                    match literal(&number.to_be_bytes(), rest) {
+                        Literal::Whole => at += 8,
+                        Literal::Part => return Ok(Match::Part),
+                        Literal::Differs(offset) => return Ok(Match::Differs(at + offset)),
+                    }
+                }
+                Part::AnyBinary(save) => {
+                    let Some((number, _)) = rest.split_first_chunk::<8>() else {
+                        return Ok(Match::Part);
+                    };
+                    let number = u64::from_be_bytes(*number);
+                    if number == 0 {
+                        return Ok(Match::Differs(at));
+                    }
+                    saved.extend(save.map(|name| (name, number)));
+                    at += 8;
+                }
+                Part::Response {
+                    opcode,
+                    opaque,
+                    many,
+                } => loop {
+                    match response(&input[at..], opcode, opaque, many) {
+                        Response::Whole(len) => at += len,
+                        Response::Part => return Ok(Match::Part),
+                        Response::Other if many => break,
+                        Response::Other => return Ok(Match::Differs(at)),
+                    }
+                    if !many {
+                        break;
+                    }
+                },
                 Part::Int { range, save } => {
                     let len = rest.iter().take_while(|b| b.is_ascii_digit()).count();
                     if len == rest.len() {
@@ -195,7 +302,11 @@ impl Text {
         for part in parts {
             match part {
                 Part::Bytes(more) => bytes.extend_from_slice(&more),
-                Part::Saved(name, _) => write_hole(&mut bytes, &format!("={name}")),
+                Part::Saved(name, _) | Part::SavedBinary(name) => {
+                    write_hole(&mut bytes, &format!("={name}"));
+                }
+                Part::AnyBinary(_) => write_hole(&mut bytes, "int"),
+                Part::Response { .. } => write_hole(&mut bytes, "any response"),
                 Part::Int { .. } => write_hole(&mut bytes, "int"),
                 Part::Line => write_hole(&mut bytes, "line"),
                 Part::Stats => write_hole(&mut bytes, "stats"),
@@ -241,6 +352,21 @@ impl Text {
                 }),
                 Piece::Line => out.push(Part::Line),
                 Piece::Stats => out.push(Part::Stats),
+                Piece::Binary(Number::Known(number)) => push(out, &number.to_be_bytes()),
+                Piece::Binary(Number::Saved(name)) => match scope.saved.get(name) {
+                    Some(number) => push(out, &number.to_be_bytes()),
+                    None => out.push(Part::SavedBinary(name.clone())),
+                },
+                Piece::Binary(Number::Any(save)) => out.push(Part::AnyBinary(save.clone())),
+                &Piece::Response {
+                    opcode,
+                    opaque,
+                    many,
+                } => out.push(Part::Response {
+                    opcode,
+                    opaque,
+                    many,
+                }),
             }
         }
         Ok(())
@@ -299,6 +425,42 @@ enum Part {
     },
     Line,
     Stats,
+    SavedBinary(String),
+    AnyBinary(Option<String>),
+    Response {
+        opcode: u8,
+        opaque: u32,
+        many: bool,
+    },
+}
+
+/// What stands at the front of what a server has sent.
+enum Response {
+    /// A response of success with this opcode and opaque; so long.
+    Whole(usize),
+    Part,
+    Other,
+}
+
+/// Looks for a response. One of many has a key, unlike that which ends them.
+fn response(input: &[u8], opcode: u8, opaque: u32, many: bool) -> Response {
+    let Some(header) = input.first_chunk::<24>() else {
+        return Response::Part;
+    };
+    let number = |range: std::ops::Range<usize>| {
+        let bytes = header[range].iter();
+        bytes.fold(0, |sum, byte| sum << 8 | usize::from(*byte))
+    };
+    let fits = header[0] == 0x81
+        && header[1] == opcode
+        && number(6..8) == 0
+        && header[12..16] == opaque.to_be_bytes()
+        && (!many || number(2..4) > 0);
+    match 24 + number(8..12) {
+        _ if !fits => Response::Other,
+        len if input.len() < len => Response::Part,
+        len => Response::Whole(len),
+    }
 }
 
 /// Appends bytes, joining them with bytes that stand before them.
