@@ -21,6 +21,7 @@ mod peer;
 mod reload;
 mod scripted;
 mod sessions;
+mod soak;
 mod target;
 
 use std::time::Instant;
