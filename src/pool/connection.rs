@@ -633,6 +633,12 @@ impl Connection {
         let Some(waiter) = self.pop() else {
             return false;
         };
+        // Only a refusal can come before all of the request has been sent. A success
+        // is that of another request, or a lie.
+        if waiter.end > self.outbox.sent() && !outcome.is_error() {
+            self.fail(waiter.asker, waiter.token, Failure::Protocol);
+            return false;
+        }
         let Some(asker) = waiter.asker else {
             self.stats.late_replies.increment();
             return true;

@@ -12,7 +12,7 @@ use crate::client::{Client, Got};
 use crate::ketch::Ketch;
 use crate::now;
 use crate::peer::Peer;
-use crate::scripted::{Fault, Scripted};
+use crate::scripted::{BlackHole, Fault, Scripted};
 
 /// How long the proxies of these tests wait for a server.
 const TIMEOUT: Duration = Duration::from_millis(300);
@@ -47,7 +47,7 @@ impl Cluster {
             .iter()
             .map(|server| format!("      - {server}\n"));
         Ketch::start(&format!(
-            "listen: 127.0.0.1:0\nadmin: 127.0.0.1:0\nworkers: 2\npools:\n  main:\n    timeout: {}ms\n    probe_first: 20ms\n    probe_max: 40ms\n    servers:\n{}",
+            "listen: 127.0.0.1:0\nadmin: 127.0.0.1:0\nworkers: 2\nclients:\n  value_bytes_max: 64MiB\npools:\n  main:\n    timeout: {}ms\n    probe_first: 20ms\n    probe_max: 40ms\n    servers:\n{}",
             TIMEOUT.as_millis(),
             servers.collect::<String>(),
         ))
@@ -240,6 +240,64 @@ fn an_end_too_many_is_never_followed_by_anothers_value() {
 #[test]
 fn a_value_too_many_is_nobodys_value() {
     check(Fault::Junk(b"VALUE k 0 5\r\nwrong\r\nEND\r\n"), true);
+}
+
+#[test]
+fn a_server_that_closes_at_every_second_request_loses_no_other() {
+    check(Fault::Alternate, false);
+}
+
+#[test]
+fn a_server_that_reads_no_more_fails_its_own_keys() {
+    check(Fault::Deaf, true);
+}
+
+#[test]
+fn a_server_that_cannot_be_reached_fails_its_own_keys() {
+    let servers: Vec<_> = (0..3).map(|_| Scripted::start(Fault::None)).collect();
+    let hole = BlackHole::new();
+    let mut addresses: Vec<_> = servers.iter().map(|server| server.address).collect();
+    addresses.push(hole.address);
+    let cluster = Cluster::new(addresses);
+    let proxy = cluster.proxy();
+    let (failed, answered) = drive(&cluster, &proxy, hole.address);
+    assert!(failed > 0);
+    assert_eq!(answered, 0);
+}
+
+#[test]
+fn a_refusal_before_the_value_has_been_read_is_the_answer() {
+    let (servers, cluster) = with_fault(Fault::None);
+    let bad = servers[3].address;
+    let proxy = cluster.proxy();
+    let mut client = Client::connect(proxy.address());
+    let key = cluster.key("k", bad, true);
+    servers[3].set(Fault::Early("SERVER_ERROR object too large for cache\r\n"));
+    let large = vec![b'v'; 1_000_000];
+    for _ in 0..5 {
+        assert_eq!(
+            client.set(&key, &large),
+            "SERVER_ERROR object too large for cache"
+        );
+        assert!(matches!(client.get(&key), Got::Hit(value) if value == large));
+    }
+    assert_eq!(proxy.metric("ketch_server_connects_total", ""), 8.0);
+}
+
+#[test]
+fn a_success_before_the_value_has_been_sent_is_none() {
+    let (servers, cluster) = with_fault(Fault::None);
+    let bad = servers[3].address;
+    let proxy = cluster.proxy();
+    let mut client = Client::connect(proxy.address());
+    let key = cluster.key("k", bad, true);
+    servers[3].set(Fault::EarlyAndDeaf("STORED\r\n"));
+    // More than the buffers of two sockets hold.
+    let answer = client.set(&key, &vec![b'v'; 40 << 20]);
+    assert!(
+        answer.starts_with(&format!("SERVER_ERROR {bad} ")),
+        "{answer}"
+    );
 }
 
 #[test]

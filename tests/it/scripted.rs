@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 
+use socket2::{Domain, Socket, Type};
+
 /// What a server does beside answering. Can be changed while it runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fault {
@@ -29,6 +31,16 @@ pub(crate) enum Fault {
     Drip,
     /// Says no to everything.
     Refuse(&'static str),
+    /// Answers the first request of each connection, and closes at the second.
+    Alternate,
+    /// Answers a set with this as soon as it has seen its line, and only then
+    /// reads the value.
+    Early(&'static str),
+    /// Answers a set with this as soon as it has seen its line, and never reads
+    /// on.
+    EarlyAndDeaf(&'static str),
+    /// Reads nothing any more, as if the machine had gone without a word.
+    Deaf,
 }
 
 /// A memcached of sorts on a port of its own; ends when dropped.
@@ -126,13 +138,53 @@ impl Drop for Scripted {
     }
 }
 
+/// An address at which nobody answers, not even to say no: the queue of a
+/// listener that accepts nobody is full.
+#[derive(Debug)]
+pub(crate) struct BlackHole {
+    /// Where it is.
+    pub(crate) address: SocketAddr,
+    _listener: Socket,
+    _queued: Vec<Socket>,
+}
+
+impl BlackHole {
+    /// Makes one.
+    pub(crate) fn new() -> Self {
+        let socket = || {
+            let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+            socket.set_nonblocking(true).unwrap();
+            socket
+        };
+        let listener = socket();
+        listener
+            .bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into())
+            .unwrap();
+        listener.listen(1).unwrap();
+        let address = listener.local_addr().unwrap();
+        let queued = (0..8).map(|_| {
+            let queued = socket();
+            // Under way: the answer may never come.
+            let _ = queued.connect(&address);
+            queued
+        });
+        Self {
+            address: address.as_socket().unwrap(),
+            _queued: queued.collect(),
+            _listener: listener,
+        }
+    }
+}
+
 impl Shared {
     fn serve(&self, stream: TcpStream) -> std::io::Result<()> {
         let mut reader = BufReader::new(stream.try_clone()?);
         let mut writer = stream;
         let mut line = Vec::new();
         let mut owed = Vec::new();
+        let mut asked = 0;
         loop {
+            self.hear(&mut writer, &[])?;
             line.clear();
             if reader.read_until(b'\n', &mut line)? == 0 {
                 return Ok(());
@@ -142,7 +194,9 @@ impl Shared {
                 writer.write_all(b"VERSION 1.6.45\r\n")?;
                 continue;
             }
+            self.hear(&mut writer, &words)?;
             let answer = self.answer(&words, &mut reader)?;
+            asked += 1;
             let mut fault = self.fault.lock().unwrap();
             while *fault == Fault::Holding {
                 fault = self.changed.wait(fault).unwrap();
@@ -170,8 +224,32 @@ impl Shared {
                     }
                 }
                 Fault::Refuse(text) => writer.write_all(text.as_bytes())?,
+                Fault::Alternate if asked > 1 => return writer.shutdown(Shutdown::Both),
+                Fault::Alternate | Fault::Deaf => writer.write_all(&answer)?,
+                // Answered already, if it was a set.
+                Fault::Early(_) | Fault::EarlyAndDeaf(_) if words[0] == b"set" => {}
+                Fault::Early(_) | Fault::EarlyAndDeaf(_) => writer.write_all(&answer)?,
             }
         }
+    }
+
+    /// Does what is to be done before more is read: with the words of a command
+    /// before its value, without before the next command.
+    fn hear(&self, writer: &mut TcpStream, words: &[&[u8]]) -> std::io::Result<()> {
+        let mut fault = self.fault.lock().unwrap();
+        let is_set = words.first() == Some(&&b"set"[..]);
+        if let (Fault::Early(text) | Fault::EarlyAndDeaf(text), true) = (*fault, is_set) {
+            writer.write_all(text.as_bytes())?;
+        }
+        let is_deaf = |fault: Fault| match fault {
+            Fault::Deaf => true,
+            Fault::EarlyAndDeaf(_) => is_set,
+            _ => false,
+        };
+        while is_deaf(*fault) {
+            fault = self.changed.wait(fault).unwrap();
+        }
+        Ok(())
     }
 
     fn answer(&self, words: &[&[u8]], reader: &mut impl Read) -> std::io::Result<Vec<u8>> {
