@@ -4,11 +4,13 @@
 //! `doc/protocol.txt`, and what the server itself answers where that is silent.
 
 mod admin;
+mod binary;
 mod meta;
 mod text;
 
 use super::sink::Sink;
 use super::store::{CHUNK_BYTES, DEAD, Full, Owned, Store, Value};
+use crate::protocol::binary as frame;
 use crate::protocol::meta::ItemKey;
 use crate::protocol::reply::Outcome;
 use crate::protocol::request::{Replaced, Request};
@@ -16,6 +18,7 @@ use crate::protocol::serve::Serve;
 use crate::protocol::{Error, Limits};
 
 pub use admin::{VERSION, execute as execute_admin};
+pub use binary::respond;
 
 /// Longest time to live that counts from now, in seconds; above it is Unix time.
 /// Source: memcached `doc/protocol.txt`, "Expiration times".
@@ -108,6 +111,44 @@ pub fn execute_with(
         Request::Meta(request) => meta::execute(store, request, value, now, out),
         _ => Outcome::ClientError,
     }
+}
+
+/// Carries out a request of the binary dialect about an item. Its value may have
+/// come separately, or be refused. Says whether there was such an item.
+pub fn execute_binary(
+    store: &Store,
+    request: &frame::Request<'_>,
+    value: Option<Result<Owned, Refused>>,
+    now: u32,
+    out: &mut impl Sink,
+) -> bool {
+    let value = match value {
+        None => Held::Borrowed(request.value),
+        Some(Ok(owned)) => Held::Owned(owned),
+        Some(Err(Refused::Full | Refused::BadEnd)) => Held::Nowhere,
+        Some(Err(Refused::TooLarge)) => Held::TooLarge,
+    };
+    binary::execute(store, request, &value, now, out)
+}
+
+/// Drops everything, now or after so many seconds or at that Unix time.
+pub fn flush_at(store: &Store, exptime: u32, now: u32) {
+    let at = unsigned_expiry(exptime, now);
+    store.flush((at > now).then_some(at), now);
+}
+
+/// Whether the value that a request of the binary dialect announces may be so long.
+pub fn fits_binary(store: &Store, request: &frame::Request<'_>, value_len: usize) -> bool {
+    let flags = match request.extras {
+        frame::Extras::Item { flags, .. } => flags,
+        _ => 0,
+    };
+    fits_item(store, request.key.len(), flags, value_len)
+}
+
+/// Removes an item, whatever came of it.
+pub fn delete_key(store: &Store, key: &[u8], now: u32) {
+    delete(store, key, now);
 }
 
 /// Removes what a refused value was to replace.

@@ -85,7 +85,7 @@ fn get_and_touch(
 }
 
 /// Gives an item a new time to live, which counts as a use.
-fn touched(
+pub(super) fn touched(
     shard: &mut Shard,
     tag: Tag,
     key: &[u8],

@@ -6,6 +6,7 @@
 
 mod command;
 mod detail;
+mod frames;
 mod incoming;
 mod session;
 mod settings;

@@ -12,10 +12,12 @@ use super::settings::Dialect;
 use super::shared::Shared;
 use super::users::LOGIN_BYTES_MAX;
 use crate::backend::execute::{self, Refused};
+use crate::backend::store::Owned;
 use crate::clock;
 use crate::net::inbox::{Batch, Consumed};
 use crate::net::outbox::Writer;
 use crate::net::stream::ReadHalf;
+use crate::protocol::binary::{self, MAGIC_REQUEST};
 use crate::protocol::request::{Cut, Keys, Replaced, Request, Retrieve, Words};
 use crate::protocol::{Error, Limits, text};
 
@@ -28,6 +30,8 @@ enum Mode {
     Login,
     /// Text and meta.
     Text,
+    /// Binary.
+    Binary,
 }
 
 /// A client's side of a conversation, as far as it has been heard.
@@ -35,21 +39,21 @@ enum Mode {
 pub(super) struct Talk {
     mode: Mode,
     /// Bytes of a refused value that are still to come.
-    swallow: usize,
+    pub(super) swallow: usize,
     /// A large value that is on its way in.
-    incoming: Option<Box<Incoming>>,
+    pub(super) incoming: Option<Box<Incoming>>,
     /// Taking stopped before the end of what had arrived.
     unread: bool,
 }
 
 /// What stays the same while a batch of requests is taken.
-struct Reading<'a, 'b> {
-    session: &'a Session,
-    shared: &'a Shared,
-    out: &'a mut Writer<'b>,
+pub(super) struct Reading<'a, 'b> {
+    pub(super) session: &'a Session,
+    pub(super) shared: &'a Shared,
+    pub(super) out: &'a mut Writer<'b>,
     /// In seconds, for items.
-    now: u32,
-    limits: Limits,
+    pub(super) now: u32,
+    pub(super) limits: Limits,
 }
 
 fn consumed(used: usize, need: usize, scanned: usize) -> Consumed {
@@ -67,7 +71,8 @@ impl Talk {
         let mode = match listener.map_or(shared.settings.dialect, |listener| listener.dialect) {
             _ if shared.settings.users.is_some() => Mode::Login,
             Dialect::Ascii => Mode::Text,
-            Dialect::Auto | Dialect::Binary => Mode::Unknown,
+            Dialect::Auto => Mode::Unknown,
+            Dialect::Binary => Mode::Binary,
         };
         Self {
             mode,
@@ -152,8 +157,12 @@ impl Talk {
         match self.mode {
             Mode::Text => self.take_text(rest, scanned, reading),
             Mode::Login => self.take_login(rest, reading),
+            Mode::Binary => self.take_frame(rest, reading),
             Mode::Unknown => {
-                self.mode = Mode::Text;
+                self.mode = match rest.first() {
+                    Some(&MAGIC_REQUEST) => Mode::Binary,
+                    _ => Mode::Text,
+                };
                 Step::Used(0)
             }
         }
@@ -202,7 +211,7 @@ impl Talk {
 }
 
 /// How far a request goes.
-enum Step {
+pub(super) enum Step {
     /// So many bytes are done with.
     Used(usize),
     /// The rest is needed.
@@ -293,7 +302,25 @@ impl Talk {
         } else {
             Err(Refused::BadEnd)
         };
-        reading.execute_head(&head, value);
+        self.execute_head(&head, value, reading);
+    }
+
+    /// Carries out a command from its head, now that its value is there or is known
+    /// not to come.
+    fn execute_head(
+        &self,
+        head: &[u8],
+        value: Result<Owned, Refused>,
+        reading: &mut Reading<'_, '_>,
+    ) {
+        // It was announced before, and is so again.
+        if self.mode == Mode::Binary {
+            if let Some((request, _, _)) = binary::announced(head, &reading.limits) {
+                reading.execute_frame_with(&request, value);
+            }
+        } else if let Cut::Announced { request, .. } = text::cut(head, 0, &reading.limits) {
+            reading.execute_with(&request, value);
+        }
     }
 
     /// There is no memory for the value: the rest of it is passed over.
@@ -302,7 +329,7 @@ impl Talk {
             self.swallow = incoming.rest();
             let head = incoming.head.clone();
             drop(incoming);
-            reading.execute_head(&head, Err(Refused::Full));
+            self.execute_head(&head, Err(Refused::Full), reading);
         }
     }
 }
@@ -401,20 +428,7 @@ impl Reading<'_, '_> {
         execute::execute(store, request, self.now, self.out);
     }
 
-    /// Carries out a command from its line, now that its value is there or is
-    /// known not to come.
-    fn execute_head(&mut self, head: &[u8], value: Result<crate::backend::store::Owned, Refused>) {
-        // It was announced before, and is so again.
-        if let Cut::Announced { request, .. } = text::cut(head, 0, &self.limits) {
-            self.execute_with(&request, value);
-        }
-    }
-
-    fn execute_with(
-        &mut self,
-        request: &Request<'_>,
-        value: Result<crate::backend::store::Owned, Refused>,
-    ) {
+    fn execute_with(&mut self, request: &Request<'_>, value: Result<Owned, Refused>) {
         if self.shared.detail.is_enabled()
             && let Request::Store(store) = request
         {

@@ -19,6 +19,6 @@ mod tests;
 
 pub use header::{HEADER_BYTES, Header, MAGIC_REQUEST, MAGIC_RESPONSE};
 pub use opcode::Opcode;
-pub use request::{Cut, Extras, Refused, Request, cut};
+pub use request::{Cut, Extras, Refused, Request, announced, cut};
 pub use response::Response;
 pub use status::Status;

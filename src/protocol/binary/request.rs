@@ -280,6 +280,35 @@ pub fn cut<'a>(buf: &'a [u8], limits: &Limits) -> Cut<'a> {
     }
 }
 
+/// A storage request whose value has not come yet: the request without it, how many
+/// bytes it takes up so far, and the length of its value.
+///
+/// For whoever does not want to wait for a large value; asks for no more than its
+/// header and key to be there.
+pub fn announced<'a>(buf: &'a [u8], limits: &Limits) -> Option<(Request<'a>, usize, usize)> {
+    let header = Header::read(buf)?;
+    let opcode = judge(&header).ok()?;
+    let value_len = header.body_len().checked_sub(header.before_value())?;
+    if value_len < limits.announce_bytes_min || value_len > limits.value_bytes_max {
+        return None;
+    }
+    let len = HEADER_BYTES.checked_add(header.before_value())?;
+    let head = buf.get(HEADER_BYTES..len)?;
+    let (extras, key) = head.split_at_checked(usize::from(header.extras_len))?;
+    let request = Request {
+        opcode,
+        opaque: header.opaque,
+        cas: header.cas,
+        extras: Extras::read(opcode, extras)?,
+        key,
+        value: b"",
+    };
+    request
+        .opcode
+        .has_item()
+        .then_some((request, len, value_len))
+}
+
 /// Looks at the numbers of a header in memcached's order. An error says what the
 /// client is told and whether the connection is closed.
 #[inline]

@@ -72,6 +72,49 @@ pub(super) fn report(shared: &Shared, args: &[u8], now: u32, out: &mut Vec<u8>) 
     out.extend_from_slice(text.as_bytes());
 }
 
+/// What the binary dialect has of them, by name and value; `None` if there is no such
+/// report. Names may go on after the end of a report's own, as in memcached.
+pub(super) fn report_binary(
+    shared: &Shared,
+    key: &[u8],
+    now: u32,
+) -> Option<Vec<(String, String)>> {
+    let text = match key {
+        b"" => general::report(shared, now),
+        b"items" => items::report_items(shared, now),
+        b"slabs" => items::report_slabs(shared),
+        b"sizes" => items::report_sizes(shared),
+        key if key.starts_with(b"reset") => {
+            reset(shared);
+            String::new()
+        }
+        key if key.starts_with(b"settings") => settings::report(shared),
+        key => match key.strip_prefix(b"detail")? {
+            _ if !shared.settings.dump => return None,
+            word if word.starts_with(b" dump") => {
+                return Some(vec![("detailed".to_owned(), shared.detail.dump())]);
+            }
+            word if word.starts_with(b" on") || word.starts_with(b" off") => {
+                shared.detail.enable(word.starts_with(b" on"));
+                String::new()
+            }
+            _ => return None,
+        },
+    };
+    let lines = text.lines().filter_map(|line| line.strip_prefix("STAT "));
+    let pairs = lines.filter_map(|line| line.split_once(' '));
+    Some(
+        pairs
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .collect(),
+    )
+}
+
+/// Counts that everything was dropped.
+pub(super) fn count_flush(shared: &Shared) {
+    shared.flushes.fetch_add(1, Ordering::Relaxed);
+}
+
 fn reset(shared: &Shared) {
     shared.store.reset_counters();
     shared.detail.clear();
