@@ -14,6 +14,7 @@ mod client;
 mod conformance;
 mod drain;
 mod faults;
+mod frames;
 mod ketch;
 mod layers;
 mod memccapable;

@@ -143,8 +143,12 @@ fn watch(args: &[u8]) -> &'static str {
 /// There are none to move.
 fn slabs(args: &[u8]) -> &'static str {
     let mut words = Words::new(args);
-    match (words.next(), words.count()) {
-        (Some(b"reassign"), 2) => "CLIENT_ERROR slab reassignment disabled",
+    let (verb, first) = (words.next(), words.next());
+    match (verb, first.map(read_u32), words.count()) {
+        (Some(b"automove"), Some(None), 0) => "CLIENT_ERROR bad command line format",
+        (Some(b"automove"), Some(Some(_)), 0) | (Some(b"reassign"), Some(_), 1) => {
+            "CLIENT_ERROR slab reassignment disabled"
+        }
         _ => "ERROR",
     }
 }

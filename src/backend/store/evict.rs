@@ -16,7 +16,7 @@
 use super::hash::{Hash, Tag};
 use super::item;
 use super::log::{Location, Queue};
-use super::memory::EXTENT_BYTES;
+use super::memory::{EXTENT_BYTES, EXTENT_COST};
 use super::shard::{At, Shard};
 
 /// The young may have this share of a shard's memory, as a divisor. Simulated
@@ -46,14 +46,29 @@ impl Shard {
     #[inline]
     pub fn keep_room(&mut self, now: u32) {
         if self.spare.is_none() && !self.memory.has_extent() {
-            self.make_room(PACE, now);
+            self.make_room_for(EXTENT_COST, PACE, now);
             self.spare = self.memory.extent();
         }
     }
 
+    /// Works until `bytes` are free, at least one step and up to `work` items: what
+    /// need not go stays. Returns whether there was anything to do.
+    pub fn make_room_for(&mut self, bytes: usize, work: usize, now: u32) -> bool {
+        for _ in 0..work {
+            if !self.make_room_step(now) {
+                return false;
+            }
+            if self.memory.has_free(bytes) {
+                break;
+            }
+        }
+        true
+    }
+
     /// Works towards free memory, up to `work` items. Returns whether there was
     /// anything to do.
-    pub fn make_room(&mut self, work: usize, now: u32) -> bool {
+    #[cfg(test)]
+    pub(super) fn make_room(&mut self, work: usize, now: u32) -> bool {
         for _ in 0..work {
             if !self.make_room_step(now) {
                 return false;

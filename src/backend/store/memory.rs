@@ -138,7 +138,13 @@ impl Memory {
     /// Whether an extent could be had.
     #[inline]
     pub fn has_extent(&self) -> bool {
-        self.used() + EXTENT_COST <= self.limit()
+        self.has_free(EXTENT_COST)
+    }
+
+    /// Whether so many bytes could be had.
+    #[inline]
+    pub fn has_free(&self, bytes: usize) -> bool {
+        self.used().saturating_add(bytes) <= self.limit()
     }
 
     /// Bytes in use, with what they cost beside.

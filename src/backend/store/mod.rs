@@ -34,7 +34,7 @@ pub use value::{Filling, Owned};
 
 use crate::clock;
 use hash::{Hash, SHARDS_MAX};
-use memory::EXTENT_COST;
+use memory::{CHUNK_COST, EXTENT_COST};
 
 /// A shard has at least so many segments, so that the one being written and the
 /// one being cleared are a small part of it.
@@ -257,11 +257,12 @@ impl Store {
             // Room is made where most is taken; else every shard looks after
             // itself.
             let fair = self.memory.limit() / self.slots.len();
-            let made = shard.cost() + EXTENT_COST >= fair && shard.make_room(SLICE, now);
+            let made =
+                shard.cost() + EXTENT_COST >= fair && shard.make_room_for(EXTENT_COST, SLICE, now);
             if !made {
                 home.slot.note(&shard);
                 drop(shard);
-                if !self.make_room(now) {
+                if !self.make_room_for(EXTENT_COST, now) {
                     break;
                 }
                 shard = home.slot.lock();
@@ -275,15 +276,15 @@ impl Store {
         Err(Full)
     }
 
-    /// Works towards free memory in the shards that hold most. Returns whether
-    /// there was anything to do.
-    fn make_room(&self, now: u32) -> bool {
+    /// Works until `bytes` are free, or a slice, in the shards that hold most. Returns
+    /// whether there was anything to do.
+    fn make_room_for(&self, bytes: usize, now: u32) -> bool {
         let cost = |slot: &&Slot| slot.cost.load(Ordering::Relaxed);
         let fullest = self.slots.iter().max_by_key(cost);
         let rest = self.slots.iter();
         fullest.into_iter().chain(rest).any(|slot| {
             let mut shard = slot.lock();
-            let made = shard.make_room(SLICE, now);
+            let made = shard.make_room_for(bytes, SLICE, now);
             slot.note(&shard);
             made
         })
@@ -314,7 +315,7 @@ impl Store {
     /// [`Full`] if there is no memory, and none to be made.
     pub fn room_in<'a>(&self, filling: &'a mut Filling, now: u32) -> Result<&'a mut [u8], Full> {
         for _ in 0..ATTEMPTS_MAX {
-            if filling.room(&self.memory).is_ok() || !self.make_room(now) {
+            if filling.room(&self.memory).is_ok() || !self.make_room_for(CHUNK_COST, now) {
                 break;
             }
         }
@@ -347,7 +348,7 @@ impl Store {
         let mut shard = slot.lock();
         let mut more = shard.sweep(work, now);
         if self.memory.is_over() {
-            more |= shard.make_room(work, now);
+            more |= shard.make_room_for(0, work, now);
         }
         slot.note(&shard);
         more

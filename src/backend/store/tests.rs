@@ -44,7 +44,7 @@ impl Shard {
                 bytes += live;
             }
             assert_eq!(order.chunks, chunks);
-            bytes += chunks * memory::CHUNK_COST;
+            bytes += chunks * CHUNK_COST;
         }
         assert_eq!(self.items(), u64::try_from(items).unwrap());
         assert_eq!(self.bytes(), u64::try_from(bytes).unwrap());
@@ -486,4 +486,36 @@ fn a_segment_written_anew_is_not_walked_on_from_where_it_was() {
     while shard.sweep(1000, 1010) {}
     assert_eq!((shard.items(), shard.bytes()), (0, 0));
     shard.check();
+}
+
+#[test]
+fn no_more_large_items_go_than_a_new_one_needs() {
+    let store = Store::new(Settings {
+        memory_bytes: 8 << 20,
+        threads: 1,
+        ..Settings::default()
+    });
+    let value = vec![b'v'; 65_000];
+    let set = |number: u32| {
+        let key = format!("key-{number}").into_bytes();
+        let owned = store.gather(&value, 1000).unwrap();
+        let put = Put {
+            key: &key,
+            flags: 0,
+            exptime: 0,
+            cas: None,
+            state: State::default(),
+            value: owned.as_value(),
+        };
+        store
+            .write(store.home(&key), 1000, |shard, tag| {
+                shard.put(tag, None, &put, 1000)
+            })
+            .unwrap();
+    };
+    (0..1000).for_each(set);
+    // But for a few segments all of it holds items.
+    let totals = store.totals();
+    assert!(totals.items * 65_000 > 7 << 20, "{}", totals.items);
+    assert_eq!(totals.counters.evictions, 1000 - totals.items);
 }
