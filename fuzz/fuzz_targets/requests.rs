@@ -12,6 +12,7 @@ fn told(stream: &[u8], mut sizes: impl Iterator<Item = usize>) -> Vec<String> {
     let limits = Limits {
         value_bytes_max: 100,
         line_bytes_max: 3000,
+        ..Limits::default()
     };
     let (mut at, mut skip, mut scanned, mut until) = (0, 0, 0, 0);
     let mut out = Vec::new();
@@ -45,6 +46,7 @@ fn told(stream: &[u8], mut sizes: impl Iterator<Item = usize>) -> Vec<String> {
                     skip = swallow;
                     scanned = 0;
                 }
+                Cut::Announced { .. } => unreachable!("no value is announced"),
                 Cut::More { need } => {
                     assert!(need > have.len());
                     scanned = if have.contains(&b'\n') { 0 } else { have.len() };

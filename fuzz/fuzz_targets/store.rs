@@ -1,0 +1,196 @@
+//! The bundled cache from a list of operations, beside a plain map and under a clock that
+//! moves: what it tells is what the map knows. It may have evicted, but tells no other
+//! value, none that has expired and none that was deleted; after everything has expired
+//! nothing is left.
+#![no_main]
+
+use std::collections::HashMap;
+
+use ketch::backend::execute::execute;
+use ketch::backend::{Settings, Store};
+use ketch::protocol::{Cut, Limits, text};
+use libfuzzer_sys::fuzz_target;
+
+/// What the map knows of a key.
+#[derive(Clone)]
+struct Known {
+    value: Vec<u8>,
+    expiry: u32,
+}
+
+struct Tested {
+    store: Store,
+    map: HashMap<u8, Known>,
+    now: u32,
+    written: u32,
+}
+
+impl Tested {
+    fn say(&self, line: &[u8]) -> Vec<u8> {
+        let limits = Limits {
+            value_bytes_max: 1 << 20,
+            ..Limits::default()
+        };
+        let Cut::Request { request, len } = text::cut(line, 0, &limits) else {
+            panic!("not a request: {}", String::from_utf8_lossy(line));
+        };
+        assert_eq!(len, line.len());
+        let mut out = Vec::new();
+        execute(&self.store, &request, self.now, &mut out);
+        out
+    }
+
+    fn known(&mut self, key: u8) -> Option<Known> {
+        let now = self.now;
+        self.map.retain(|_, known| known.expiry == 0 || known.expiry > now);
+        self.map.get(&key).cloned()
+    }
+
+    /// What the cache holds, which is what the map knows or nothing.
+    fn check(&mut self, key: u8) -> Option<Known> {
+        let told = self.say(format!("mg {key} v\r\n").as_bytes());
+        let known = self.known(key);
+        if told == b"EN\r\n" {
+            self.map.remove(&key);
+            return None;
+        }
+        let known = known.expect("nothing was there");
+        let expected = [
+            format!("VA {}\r\n", known.value.len()).as_bytes(),
+            &known.value,
+            b"\r\n",
+        ]
+        .concat();
+        assert!(told == expected, "another value");
+        Some(known)
+    }
+
+    fn store(&mut self, key: u8, verb: &str, len: usize, ttl: u32) {
+        let known = self.check(key);
+        self.written += 1;
+        let number = self.written.to_string().into_bytes();
+        let value: Vec<u8> = number.iter().copied().cycle().take(len).collect();
+        let head = format!("{verb} {key} 0 {ttl} {len}\r\n");
+        let told = self.say(&[head.as_bytes(), &value, b"\r\n"].concat());
+        let expiry = if ttl == 0 { 0 } else { self.now + ttl };
+        let stored = told == b"STORED\r\n";
+        let (value, expiry) = match (verb, known) {
+            ("append", Some(known)) => ([known.value, value].concat(), known.expiry),
+            ("prepend", Some(known)) => ([value, known.value].concat(), known.expiry),
+            _ => (value, expiry),
+        };
+        if stored {
+            self.map.insert(key, Known { value, expiry });
+        } else if verb == "set" {
+            // Refused for its size, and the old one is gone.
+            self.map.remove(&key);
+        }
+        self.check(key);
+    }
+
+    fn count(&mut self, key: u8, verb: &str, delta: u32) {
+        let known = self.check(key);
+        let told = self.say(format!("{verb} {key} {delta}\r\n").as_bytes());
+        let told = String::from_utf8(told).unwrap();
+        if let (Ok(number), Some(known)) = (told.trim_end().parse::<u64>(), known) {
+            let text = String::from_utf8(known.value.clone()).unwrap();
+            let before: u64 = text.trim_end().parse().unwrap();
+            let expected = match verb {
+                "incr" => before.wrapping_add(delta.into()),
+                _ => before.saturating_sub(delta.into()),
+            };
+            assert_eq!(number, expected);
+            let mut value = number.to_string().into_bytes();
+            value.resize(value.len().max(known.value.len()), b' ');
+            self.map.insert(key, Known { value, ..known });
+        }
+        self.check(key);
+    }
+
+    fn touch(&mut self, key: u8, ttl: u32) {
+        self.check(key);
+        let told = self.say(format!("touch {key} {ttl}\r\n").as_bytes());
+        if told == b"TOUCHED\r\n"
+            && let Some(known) = self.map.get_mut(&key)
+        {
+            known.expiry = if ttl == 0 { 0 } else { self.now + ttl };
+        }
+        self.check(key);
+    }
+
+    fn tidy(&self, work: usize) {
+        for shard in 0..self.store.shards() {
+            self.store.tidy(shard, work, self.now);
+        }
+    }
+
+    /// After everything has expired nothing is left.
+    fn end(mut self) {
+        for key in 0..=u8::MAX {
+            self.touch(key, 1);
+            // Where nothing is evicted there may be no room for a time to live.
+            if self.known(key).is_some_and(|known| known.expiry == 0) {
+                self.say(format!("delete {key}\r\n").as_bytes());
+            }
+        }
+        self.now += 2;
+        for shard in 0..self.store.shards() {
+            while self.store.tidy(shard, 1000, self.now) {}
+        }
+        let totals = self.store.totals();
+        assert_eq!((totals.items, totals.bytes), (0, 0));
+    }
+}
+
+fuzz_target!(|bytes: &[u8]| {
+    let Some((&first, rest)) = bytes.split_first() else {
+        return;
+    };
+    let mut tested = Tested {
+        store: Store::new(Settings {
+            memory_bytes: usize::from(first & 3) << 20,
+            threads: 1 + usize::from(first >> 6),
+            evicts: first & 4 == 0,
+            ..Settings::default()
+        }),
+        map: HashMap::new(),
+        now: 1_000_000,
+        written: 0,
+    };
+    for step in rest.as_chunks::<4>().0 {
+        let [what, key, a, b] = *step;
+        // Small, of some chunks, and a few that are larger than all of them.
+        let len = match b % 8 {
+            0..4 => usize::from(a),
+            4..6 => usize::from(a) * 64,
+            6 => usize::from(a) * 400,
+            _ => usize::from(a) * 3000,
+        };
+        let ttl = u32::from(b >> 4) % 8;
+        match what % 16 {
+            0..4 => tested.store(key, "set", len, ttl),
+            4 => tested.store(key, "add", len, ttl),
+            5 => tested.store(key, "replace", len, ttl),
+            6 => tested.store(key, "append", len, 0),
+            7 => tested.store(key, "prepend", len, 0),
+            8 => {
+                tested.say(format!("delete {key}\r\n").as_bytes());
+                tested.map.remove(&key);
+            }
+            9 => tested.count(key, "incr", a.into()),
+            10 => tested.count(key, "decr", a.into()),
+            11 => tested.touch(key, ttl),
+            12 => tested.now += u32::from(a % 4),
+            13 => tested.tidy(a.into()),
+            14 if a == 0 => {
+                tested.say(b"flush_all\r\n");
+                tested.map.clear();
+            }
+            14 => tested.store.set_memory_bytes_max(usize::from(a % 8) << 20),
+            _ => {
+                tested.check(key);
+            }
+        }
+    }
+    tested.end();
+});
