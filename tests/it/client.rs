@@ -106,6 +106,15 @@ impl Client {
         }
     }
 
+    /// Reads so many bytes and a line end.
+    pub(crate) fn block(&mut self, length: usize) -> Vec<u8> {
+        let mut block = vec![0; length + 2];
+        self.reader.read_exact(&mut block).unwrap();
+        assert!(block.ends_with(b"\r\n"), "no line end after {length} bytes");
+        block.truncate(length);
+        block
+    }
+
     /// Reads a value with its key, or a line that is none.
     fn value(&mut self) -> Result<(String, Vec<u8>), String> {
         let line = self.line();
@@ -115,10 +124,6 @@ impl Client {
         }
         let key = words.next().unwrap().to_owned();
         let length: usize = words.nth(1).unwrap().parse().unwrap();
-        let mut value = vec![0; length + 2];
-        self.reader.read_exact(&mut value).unwrap();
-        assert!(value.ends_with(b"\r\n"), "{key}: {value:?}");
-        value.truncate(length);
-        Ok((key, value))
+        Ok((key, self.block(length)))
     }
 }

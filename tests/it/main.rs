@@ -17,6 +17,7 @@ mod faults;
 mod frames;
 mod ketch;
 mod layers;
+mod load;
 mod memccapable;
 mod peer;
 mod reload;
