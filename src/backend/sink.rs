@@ -11,6 +11,9 @@ pub trait Sink {
 
     /// Appends a large part of a value, without copying it if possible.
     fn share(&mut self, part: &Bytes);
+
+    /// Bytes there are.
+    fn count(&self) -> usize;
 }
 
 impl Sink for Writer<'_> {
@@ -22,6 +25,11 @@ impl Sink for Writer<'_> {
     fn share(&mut self, part: &Bytes) {
         self.share(part.clone());
     }
+
+    #[inline]
+    fn count(&self) -> usize {
+        self.len()
+    }
 }
 
 impl Sink for Vec<u8> {
@@ -32,5 +40,10 @@ impl Sink for Vec<u8> {
 
     fn share(&mut self, part: &Bytes) {
         self.extend_from_slice(part);
+    }
+
+    #[inline]
+    fn count(&self) -> usize {
+        self.len()
     }
 }

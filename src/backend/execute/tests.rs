@@ -336,3 +336,17 @@ fn a_meta_debug_tells_all() {
         "CLIENT_ERROR bad command line format\r\n"
     );
 }
+
+#[test]
+fn a_retrieval_of_too_much_is_cut_short() {
+    let store = store();
+    let value = "x".repeat(16_000);
+    say(&store, format!("set k 0 0 16000\r\n{value}\r\n"));
+    let told = say(&store, format!("get{}\r\n", " k".repeat(5000)));
+    let bound = super::text::RETRIEVED_BYTES_MAX;
+    assert!((bound..bound + 20_000).contains(&told.len()));
+    assert!(told.ends_with("\r\nSERVER_ERROR out of memory writing get response\r\n"));
+    assert_eq!(store.totals().counters.oversized, 1);
+    let told = say(&store, format!("get{}\r\n", " k".repeat(4000)));
+    assert!(told.ends_with("\r\nEND\r\n"));
+}

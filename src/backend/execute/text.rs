@@ -12,6 +12,11 @@ use crate::protocol::request::{Change, ChangeVerb, Retrieve, Store, StoreVerb};
 pub(super) const NOT_A_NUMBER: &str =
     "CLIENT_ERROR cannot increment or decrement non-numeric value";
 
+/// Bytes owed to a client beyond which a retrieval of many keys is cut short, as by
+/// memcached when it runs out of buffers: a line of a mebibyte can name a quarter of a
+/// million values.
+pub(super) const RETRIEVED_BYTES_MAX: usize = 64 << 20;
+
 /// `get`, `gets`, `gat`, `gats`.
 pub(super) fn retrieve(
     store: &store::Store,
@@ -22,6 +27,14 @@ pub(super) fn retrieve(
     let with_cas = request.verb.with_cas();
     let mut hits = 0u32;
     for (_, key) in request.keys.iter() {
+        if out.count() > RETRIEVED_BYTES_MAX {
+            store.count_oversized();
+            line(
+                out.bytes(),
+                "SERVER_ERROR out of memory writing get response",
+            );
+            return Outcome::ServerError;
+        }
         let home = store.home(key);
         let hit = if request.verb.touches() {
             let exptime = expiry(request.exptime, now);

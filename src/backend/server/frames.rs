@@ -122,9 +122,8 @@ impl Reading<'_, '_> {
     /// Tells statistics: a response for each, and one without a name.
     fn report(&mut self, request: &Request<'_>) {
         let out = self.out.bytes();
-        let lines = match stats::report_binary(self.shared, request.key, self.now) {
-            Some(lines) => lines,
-            None => return respond(request, Status::NotFound, out),
+        let Some(lines) = stats::report_binary(self.shared, request.key, self.now) else {
+            return respond(request, Status::NotFound, out);
         };
         for (name, value) in &lines {
             answer(request, name.as_bytes(), value.as_bytes(), out);

@@ -58,6 +58,8 @@ counters! {
     meta_debugs,
     /// Values refused for their size.
     too_large,
+    /// Retrievals cut short because their replies were too large together.
+    oversized,
     /// Values refused because there was no memory.
     no_memory,
     /// Items that came into being.

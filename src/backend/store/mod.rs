@@ -396,6 +396,13 @@ impl Store {
         }
     }
 
+    /// Counts a retrieval that was cut short.
+    pub fn count_oversized(&self) {
+        if let Some(slot) = self.slots.first() {
+            slot.lock().counters.oversized += 1;
+        }
+    }
+
     /// Sets all counters to 0.
     pub fn reset_counters(&self) {
         for slot in &self.slots {

@@ -59,8 +59,9 @@ fn connections(report: &mut Report, shared: &Shared) {
         report.line("rejected_connections", since(gate.refused(), refused));
     }
     report.line("connection_structures", sessions);
+    let oversized = shared.store.totals().counters.oversized;
+    report.line("response_obj_oom", oversized);
     report.zeros(&[
-        "response_obj_oom",
         "response_obj_count",
         "response_obj_bytes",
         "read_buf_count",
