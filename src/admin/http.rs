@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::Full;
+use hyper::body::Incoming;
 use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, ORIGIN};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
@@ -34,16 +35,28 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long accepting rests after an error of the system.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// What is served.
+pub trait Site: Send + Sync + 'static {
+    /// Answers a request, whose body does not matter.
+    fn answer(&self, request: &Request<Incoming>) -> impl Future<Output = Answer> + Send;
+}
+
+impl Site for State {
+    async fn answer(&self, request: &Request<Incoming>) -> Answer {
+        answer(request, self).await
+    }
+}
+
 /// Answers on `listener` until `stop` is cancelled.
-pub async fn serve(listener: TcpListener, state: Arc<State>, stop: CancellationToken) {
+pub async fn serve<S: Site>(listener: TcpListener, site: Arc<S>, stop: CancellationToken) {
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     // Cancelled between connections: nothing is lost.
     let _ = stop
-        .run_until_cancelled(accept(&listener, &state, &room))
+        .run_until_cancelled(accept(&listener, &site, &room))
         .await;
 }
 
-async fn accept(listener: &TcpListener, state: &Arc<State>, room: &Arc<Semaphore>) {
+async fn accept<S: Site>(listener: &TcpListener, site: &Arc<S>, room: &Arc<Semaphore>) {
     // The semaphore is never closed, so a permit always comes.
     while let Ok(permit) = Arc::clone(room).acquire_owned().await {
         let stream = match listener.accept().await {
@@ -54,12 +67,12 @@ async fn accept(listener: &TcpListener, state: &Arc<State>, room: &Arc<Semaphore
                 continue;
             }
         };
-        let state = Arc::clone(state);
+        let site = Arc::clone(site);
         // Ends with its client, which the header time-out bounds between requests.
         tokio::spawn(async move {
-            let service = service_fn(|request| {
-                let state = Arc::clone(&state);
-                async move { Ok::<_, Infallible>(answer(&request, &state).await) }
+            let service = service_fn(|request: Request<Incoming>| {
+                let site = Arc::clone(&site);
+                async move { Ok::<_, Infallible>(site.answer(&request).await) }
             });
             let served = hyper::server::conn::http1::Builder::new()
                 .timer(TokioTimer::new())
@@ -74,13 +87,14 @@ async fn accept(listener: &TcpListener, state: &Arc<State>, room: &Arc<Semaphore
     }
 }
 
-type Answer = Response<Full<Bytes>>;
+/// A whole answer.
+pub type Answer = Response<Full<Bytes>>;
 
 const TEXT: &str = "text/plain; charset=utf-8";
 const JSON: &str = "application/json";
 const YAML: &str = "application/yaml";
 /// The text format of Prometheus, version 0.0.4.
-const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
+pub(super) const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// What there is, for whoever asks for `/`.
 const INDEX: &str = "ketch\n\n\
@@ -118,7 +132,7 @@ async fn answer<B>(request: &Request<B>, state: &State) -> Answer {
     }
 }
 
-fn not_allowed(methods: &'static str) -> Answer {
+pub(super) fn not_allowed(methods: &'static str) -> Answer {
     let text = format!("only {methods}\n");
     let mut answer = plain(StatusCode::METHOD_NOT_ALLOWED, &text);
     let methods = hyper::header::HeaderValue::from_static(methods);
@@ -161,11 +175,11 @@ fn parameter<'a>(query: &'a str, name: &str) -> Option<Cow<'a, [u8]>> {
     })
 }
 
-fn plain(status: StatusCode, text: &str) -> Answer {
+pub(super) fn plain(status: StatusCode, text: &str) -> Answer {
     with_type(status, TEXT, text.to_owned())
 }
 
-fn with_type(status: StatusCode, content_type: &'static str, body: String) -> Answer {
+pub(super) fn with_type(status: StatusCode, content_type: &'static str, body: String) -> Answer {
     let mut answer = Response::new(Full::new(Bytes::from(body)));
     *answer.status_mut() = status;
     let headers = answer.headers_mut();

@@ -1,6 +1,6 @@
 //! `/metrics`: every number the proxy keeps, summed over its threads.
 
-use super::page::{Family, Kind, Page, Samples, seconds};
+use super::page::{Family, Kind, Page, Samples, families, seconds};
 use super::reloads::Outcome;
 use super::state::State;
 use crate::clock;
@@ -9,19 +9,6 @@ use crate::proxy::Pool;
 use crate::proxy::stats::{Command, Dialect, End, PoolCounters, WorkerStats};
 use crate::stats::{Counter, HistogramSum};
 use crate::usage;
-
-macro_rules! families {
-    ($($id:ident $kind:ident $name:literal [$($label:literal),*] $help:literal;)*) => {
-        $(const $id: Family = Family {
-            name: $name,
-            kind: Kind::$kind,
-            labels: &[$($label),*],
-            help: $help,
-        };)*
-        /// Every family of numbers, in the order of the page.
-        pub const FAMILIES: &[Family] = &[$($id),*];
-    };
-}
 
 families! {
     BUILD_INFO Gauge "ketch_build_info" ["version"] "1, labelled with the release";

@@ -4,6 +4,7 @@
 //! A listener of its own: nothing on the data port can change or stop the proxy,
 //! and a flood there does not keep an operator out.
 
+pub mod cache;
 pub mod config;
 pub mod http;
 pub mod metrics;

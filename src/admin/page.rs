@@ -45,6 +45,22 @@ pub struct Family {
     pub help: &'static str,
 }
 
+/// Declares families: name of the constant, kind, name, labels, help. All of them are in
+/// `FAMILIES`, in the order of the page.
+macro_rules! families {
+    ($($id:ident $kind:ident $name:literal [$($label:literal),*] $help:literal;)*) => {
+        $(const $id: Family = Family {
+            name: $name,
+            kind: Kind::$kind,
+            labels: &[$($label),*],
+            help: $help,
+        };)*
+        /// Every family of numbers, in the order of the page.
+        pub const FAMILIES: &[Family] = &[$($id),*];
+    };
+}
+pub(super) use families;
+
 /// A page of metrics.
 #[derive(Debug, Default)]
 pub struct Page {

@@ -168,6 +168,10 @@ pub(crate) struct Args {
     #[arg(short = 'o', long, value_name = "OPTION,...", value_delimiter = ',')]
     pub(super) extended: Vec<String>,
 
+    /// Where operators ask over HTTP for /metrics and /healthz.
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(super) admin: Option<String>,
+
     /// Set for the process that goes on in the background.
     #[arg(long, hide = true)]
     pub(super) detached: bool,

@@ -106,6 +106,21 @@ fn one(
     }))
 }
 
+/// Host and port of the HTTP listener.
+///
+/// # Errors
+///
+/// [`BadUsage`] if it cannot be read or has no port.
+pub(super) fn admin(word: &str) -> Result<(String, u16), BadUsage> {
+    match split(word) {
+        Some((host, Some(port))) => match port.parse() {
+            Ok(port) => Ok((host.to_owned(), port)),
+            Err(_) => Err(BadUsage(format!("--admin {word}: not a port"))),
+        },
+        _ => Err(BadUsage(format!("--admin {word}: not host and port"))),
+    }
+}
+
 /// `name[inside]:rest`.
 fn in_brackets<'a>(text: &'a str, name: &str) -> Option<(&'a str, &'a str)> {
     let (inside, rest) = text

@@ -12,6 +12,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context;
+use ketch::admin::{self, cache::Cache};
 use ketch::backend::server::{Listening, Settings, Shared, Told, Users, Worker};
 use ketch::backend::{self, Janitor, Store};
 use ketch::config::LogFormat;
@@ -19,6 +20,7 @@ use ketch::net::listener::{self, Address, Gate, Listener, Options};
 use ketch::net::worker::Workers;
 use rustix::mm::{MlockAllFlags, mlockall};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -86,6 +88,7 @@ struct Plan {
     settings: Settings,
     store: backend::Settings,
     listen: Vec<Listen>,
+    admin: Option<(String, u16)>,
     warnings: Vec<String>,
 }
 
@@ -131,6 +134,7 @@ impl Plan {
                 threads,
             },
             listen,
+            admin: args.admin.as_deref().map(listen::admin).transpose()?,
             settings: Settings {
                 threads,
                 dialect: args.protocol,
@@ -218,6 +222,10 @@ async fn serve(args: &Args, plan: Plan) -> anyhow::Result<Arc<Workers<usize>>> {
         raise_core_limit();
     }
     let (listeners, names) = bind(args, &plan.listen)?;
+    let admin = match &plan.admin {
+        Some((host, port)) => Some(bind_admin(host, *port).await?),
+        None => None,
+    };
     // As whoever started it: the folder need not be the other user's.
     let pid_file = args
         .pidfile
@@ -254,6 +262,10 @@ async fn serve(args: &Args, plan: Plan) -> anyhow::Result<Arc<Workers<usize>>> {
             gate,
             stop.clone(),
         ));
+    }
+    if let Some(admin) = admin {
+        let cache = Arc::new(Cache(Arc::clone(&shared)));
+        accepting.spawn(admin::http::serve(admin, cache, stop.clone()));
     }
     tracing::info!(threads, "ready");
     if args.detached {
@@ -301,6 +313,20 @@ fn bind(args: &Args, listen: &[Listen]) -> anyhow::Result<(Vec<Listener>, Vec<Li
         }
     }
     Ok((listeners, names))
+}
+
+async fn bind_admin(host: &str, port: u16) -> Result<TcpListener, CannotListen> {
+    let bound = admin::http::bind(host, port, false).await;
+    let bound = bound.and_then(|listener| Ok((listener.local_addr()?, listener)));
+    let (address, listener) = bound.map_err(|source| CannotListen {
+        address: Address::Tcp {
+            host: host.to_owned(),
+            port,
+        },
+        source,
+    })?;
+    tracing::info!(%address, "admin listening");
+    Ok(listener)
 }
 
 /// The name of an address in `stats conns`.

@@ -1,0 +1,179 @@
+//! What `ketch backend` tells operators: `/metrics` and `/healthz`.
+
+use std::sync::Arc;
+
+use hyper::body::Incoming;
+use hyper::{Method, Request, StatusCode};
+
+use super::http::{Answer, PROMETHEUS, Site, not_allowed, plain, with_type};
+use super::page::{Family, Kind, Page, families, seconds};
+use crate::backend::server::{Shared, WorkerStats};
+use crate::backend::store::Counters;
+use crate::{clock, usage};
+
+families! {
+    BUILD_INFO Gauge "ketch_build_info" ["version"] "1, labelled with the release";
+    START_TIME Gauge "process_start_time_seconds" [] "when the process started, in seconds since the Unix epoch";
+    CPU Counter "process_cpu_seconds_total" [] "processor time of the process, user and system";
+    RESIDENT Gauge "process_resident_memory_bytes" [] "memory of the process that is in RAM";
+    FDS Gauge "process_open_fds" [] "descriptors that the process has open";
+    SESSIONS Gauge "ketch_client_sessions" [] "clients connected now";
+    SESSIONS_MAX Gauge "ketch_client_sessions_max" [] "most clients at a time (-c)";
+    ACCEPTED Counter "ketch_client_sessions_accepted_total" [] "clients let in";
+    REFUSED Counter "ketch_client_sessions_refused_total" [] "clients turned away because there were too many";
+    IDLE Counter "ketch_client_sessions_idle_total" [] "clients let go because they said nothing (-o idle_timeout)";
+    RECEIVED Counter "ketch_client_received_bytes_total" [] "bytes of requests taken from clients";
+    SENT Counter "ketch_client_sent_bytes_total" [] "bytes of replies sent to clients";
+    BAD_REQUESTS Counter "ketch_client_bad_requests_total" [] "requests answered with an error for their form";
+    PAUSES Counter "ketch_client_pauses_total" [] "times that reading from a client paused because it was owed too much";
+    LOGIN_FAILURES Counter "ketch_client_login_failures_total" [] "failed attempts to log in (-Y)";
+    ITEMS Gauge "ketch_cache_items" [] "items there are";
+    ITEM_BYTES Gauge "ketch_cache_item_bytes" [] "bytes of items in the log and in chunks";
+    INDEX_BYTES Gauge "ketch_cache_index_bytes" [] "bytes of the index";
+    MEMORY Gauge "ketch_cache_memory_bytes" [] "memory in use for items and index";
+    MEMORY_MAX Gauge "ketch_cache_memory_max_bytes" [] "most memory there may be for them (-m)";
+    GETS Counter "ketch_cache_gets_total" [] "keys retrieved";
+    HITS Counter "ketch_cache_hits_total" [] "keys retrieved and found";
+    MISSES Counter "ketch_cache_misses_total" [] "keys retrieved and not found";
+    SETS Counter "ketch_cache_sets_total" [] "values sent to be stored, whatever became of them";
+    TOO_LARGE Counter "ketch_cache_too_large_total" [] "values refused for their size (-I)";
+    OVERSIZED Counter "ketch_cache_oversized_total" [] "retrievals of many keys cut short because their replies were larger than 64 MiB together";
+    NO_MEMORY Counter "ketch_cache_no_memory_total" [] "values refused because there was no memory";
+    EVICTIONS Counter "ketch_cache_evictions_total" [] "items evicted to make room";
+    EXPIRED Counter "ketch_cache_expired_total" [] "expired items whose memory was taken back";
+    SWEPT Counter "ketch_cache_swept_total" [] "expired items that the janitor found";
+    PROMOTED Counter "ketch_cache_promoted_total" [] "items that outlived the queue of the young";
+    SPARED Counter "ketch_cache_spared_total" [] "items spared in the main queue because they had been used";
+    COMPACTED Counter "ketch_cache_compacted_total" [] "items moved to close the gaps between them";
+}
+
+/// A family and where its number comes from.
+type Counted<T> = (Family, fn(&T) -> u64);
+
+/// What is counted about items.
+const OF_ITEMS: [Counted<Counters>; 13] = [
+    (GETS, |counters| counters.gets),
+    (HITS, |counters| counters.get_hits),
+    (MISSES, |counters| counters.get_misses),
+    (SETS, |counters| counters.sets),
+    (TOO_LARGE, |counters| counters.too_large),
+    (OVERSIZED, |counters| counters.oversized),
+    (NO_MEMORY, |counters| counters.no_memory),
+    (EVICTIONS, |counters| counters.evictions),
+    (EXPIRED, |counters| counters.reclaimed),
+    (SWEPT, |counters| counters.swept),
+    (PROMOTED, |counters| counters.promoted),
+    (SPARED, |counters| counters.spared),
+    (COMPACTED, |counters| counters.compacted),
+];
+
+/// What is counted about clients.
+const OF_CLIENTS: [Counted<WorkerStats>; 7] = [
+    (SESSIONS, |worker| worker.sessions.get()),
+    (IDLE, |worker| worker.idle_kicks.get()),
+    (RECEIVED, |worker| worker.bytes_received.get()),
+    (SENT, |worker| worker.bytes_sent.get()),
+    (BAD_REQUESTS, |worker| worker.bad_requests.get()),
+    (PAUSES, |worker| worker.pauses.get()),
+    (LOGIN_FAILURES, |worker| worker.login_failures.get()),
+];
+
+/// A cache that is looked at.
+#[derive(Debug)]
+pub struct Cache(pub Arc<Shared>);
+
+impl Site for Cache {
+    async fn answer(&self, request: &Request<Incoming>) -> Answer {
+        if request.method() != Method::GET && request.method() != Method::HEAD {
+            return not_allowed("GET, HEAD");
+        }
+        match request.uri().path() {
+            "/" => plain(StatusCode::OK, "ketch backend\n\n/metrics\n/healthz\n"),
+            "/metrics" => with_type(StatusCode::OK, PROMETHEUS, render(&self.0)),
+            "/healthz" => plain(StatusCode::OK, "ok\n"),
+            _ => plain(StatusCode::NOT_FOUND, "no such page; see /\n"),
+        }
+    }
+}
+
+/// The page.
+fn render(shared: &Shared) -> String {
+    let mut page = Page::default();
+    page.family(&BUILD_INFO)
+        .sample(&[env!("CARGO_PKG_VERSION")], 1);
+    let age = clock::now().since(shared.started).as_secs();
+    page.family(&START_TIME)
+        .sample(&[], clock::unix_seconds().saturating_sub(age));
+    // Where there is no /proc these are left out.
+    if let Some((user, system)) = usage::cpu_micros() {
+        page.family(&CPU).sample(&[], seconds(user + system));
+    }
+    if let Some(bytes) = usage::resident_bytes() {
+        page.family(&RESIDENT).sample(&[], bytes);
+    }
+    if let Some(count) = usage::open_descriptors() {
+        page.family(&FDS).sample(&[], count);
+    }
+    let workers = shared.workers();
+    for (family, counter) in OF_CLIENTS {
+        let sum: u64 = workers.iter().map(|worker| counter(worker)).sum();
+        page.family(&family).sample(&[], sum);
+    }
+    let gate = &shared.gate;
+    page.family(&SESSIONS_MAX).sample(&[], gate.sessions_max());
+    page.family(&ACCEPTED).sample(&[], gate.accepted());
+    page.family(&REFUSED).sample(&[], gate.refused());
+    let store = &shared.store;
+    let totals = store.totals();
+    page.family(&ITEMS).sample(&[], totals.items);
+    page.family(&ITEM_BYTES).sample(&[], totals.bytes);
+    page.family(&INDEX_BYTES).sample(&[], totals.index_bytes);
+    page.family(&MEMORY).sample(&[], store.memory_bytes());
+    page.family(&MEMORY_MAX)
+        .sample(&[], store.memory_bytes_max());
+    for (family, counter) in OF_ITEMS {
+        page.family(&family).sample(&[], counter(&totals.counters));
+    }
+    page.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::server::Settings;
+    use crate::backend::{self, Store};
+    use crate::net::listener::Gate;
+    use std::fs;
+
+    #[test]
+    fn every_family_is_on_the_page() {
+        let store = Arc::new(Store::new(backend::Settings::default()));
+        let gate = Arc::new(Gate::new(77));
+        let shared = Shared::new(store, Settings::default(), gate, Vec::new());
+        let page = render(&shared);
+        for family in FAMILIES {
+            let kind = format!("# TYPE {} {}\n", family.name, family.kind.name());
+            assert_eq!(page.matches(&kind).count(), 1, "{kind}");
+        }
+        assert!(page.contains("ketch_client_sessions_max 77\n"));
+    }
+
+    #[test]
+    fn every_family_is_documented() {
+        const BEGIN: &str =
+            "<!-- The table below is written by `UPDATE_DOCS=1 cargo test`. -->\n\n";
+        let mut table = "| name | kind | what it counts |\n|---|---|---|\n".to_owned();
+        for family in FAMILIES {
+            let (name, kind, help) = (family.name, family.kind.name(), family.help);
+            table += &format!("| `{name}` | {kind} | {help} |\n");
+        }
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/backend.md");
+        let text = fs::read_to_string(path).unwrap();
+        let (before, after) = text.split_once(BEGIN).unwrap();
+        if std::env::var_os("UPDATE_DOCS").is_some() {
+            fs::write(path, format!("{before}{BEGIN}{table}")).unwrap();
+            return;
+        }
+        assert_eq!(after, table, "docs/backend.md: UPDATE_DOCS=1 cargo test");
+    }
+}
