@@ -42,7 +42,8 @@ impl Tested {
 
     fn known(&mut self, key: u8) -> Option<Known> {
         let now = self.now;
-        self.map.retain(|_, known| known.expiry == 0 || known.expiry > now);
+        self.map
+            .retain(|_, known| known.expiry == 0 || known.expiry > now);
         self.map.get(&key).cloned()
     }
 
