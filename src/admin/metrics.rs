@@ -1,9 +1,12 @@
 //! `/metrics`: every number the proxy keeps, summed over its threads.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use super::page::{Family, Kind, Page, Samples, families, seconds};
 use super::reloads::Outcome;
 use super::state::State;
 use crate::clock;
+use crate::pool::missed::Counts;
 use crate::pool::{Failure, Server, ServerStats};
 use crate::proxy::Pool;
 use crate::proxy::stats::{Command, Dialect, End, PoolCounters, WorkerStats};
@@ -48,6 +51,14 @@ families! {
     SERVER_FAILURES Counter "ketch_server_failures_total" ["pool", "server", "cause"] "requests the server did not answer, by cause";
     SERVER_ERRORS Counter "ketch_server_error_replies_total" ["pool", "server"] "replies of the server that are errors of its own";
     SERVER_LATE Counter "ketch_server_late_replies_total" ["pool", "server"] "replies that came after their request had timed out, and were dropped";
+    SERVER_MISSED_KEYS Gauge "ketch_server_missed_keys" ["pool", "server"] "keys of which the server has missed changes, and which have yet to be deleted on it";
+    SERVER_MISSED Counter "ketch_server_missed_total" ["pool", "server"] "failed changes whose keys were remembered, to be deleted on the server";
+    SERVER_MISSED_REPLAYED Counter "ketch_server_missed_replayed_total" ["pool", "server"] "keys deleted on the server because it had missed changes of them";
+    SERVER_MISSED_REPLACED Counter "ketch_server_missed_replaced_total" ["pool", "server"] "missed keys that clients have replaced before they were deleted";
+    SERVER_MISSED_OVERFLOWS Counter "ketch_server_missed_overflows_total" ["pool", "server"] "failed changes beyond missed_keys_max";
+    SERVER_MISSED_FLUSHES Counter "ketch_server_missed_flushes_total" ["pool", "server"] "times that the server was flushed because it had missed more than was remembered (on_return)";
+    SERVER_MISSED_ABSENT Counter "ketch_server_missed_absent_total" ["pool", "server"] "keys answered for without asking the server, as if it did not hold them, because it had yet to delete them";
+    SERVER_MISSED_ABANDONED Counter "ketch_server_missed_abandoned_total" ["pool", "server"] "broken connections that were no longer waited for although they may still carry changes";
     SERVER_SENT Counter "ketch_server_sent_bytes_total" ["pool", "server"] "bytes sent to the server";
     SERVER_RECEIVED Counter "ketch_server_received_bytes_total" ["pool", "server"] "bytes received from the server";
     SERVER_LATENCY Histogram "ketch_server_request_duration_seconds" ["pool", "server"] "time from handing a request to a connection to its reply";
@@ -220,6 +231,13 @@ fn servers(page: &mut Page, pools: &[Pool]) {
             samples.sample(&[row.pool, &row.server.name, failure.name()], count);
         }
     });
+    missed(page, &rows);
+    let mut each = |family: &Family, sample: &dyn Fn(&mut Samples<'_>, &Row<'_>, &[&str])| {
+        let mut samples = page.family(family);
+        for row in &rows {
+            sample(&mut samples, row, &[row.pool, &row.server.name]);
+        }
+    };
     let bytes: [(&Family, Number); 3] = [
         (&SERVER_LATE, |stats| stats.late_replies.get()),
         (&SERVER_SENT, |stats| stats.bytes_sent.get()),
@@ -235,6 +253,31 @@ fn servers(page: &mut Page, pools: &[Pool]) {
         row.stats.iter().for_each(|stats| sum.add(&stats.latency));
         samples.histogram(labels, &sum);
     });
+}
+
+/// What servers have missed.
+fn missed(page: &mut Page, rows: &[Row<'_>]) {
+    type Count = fn(&Counts) -> &AtomicU64;
+    let mut keys = page.family(&SERVER_MISSED_KEYS);
+    for row in rows {
+        keys.sample(&[row.pool, &row.server.name], row.server.missed.len());
+    }
+    let counters: [(&Family, Count); 7] = [
+        (&SERVER_MISSED, |counts| &counts.missed),
+        (&SERVER_MISSED_REPLAYED, |counts| &counts.replayed),
+        (&SERVER_MISSED_REPLACED, |counts| &counts.replaced),
+        (&SERVER_MISSED_OVERFLOWS, |counts| &counts.overflowed),
+        (&SERVER_MISSED_FLUSHES, |counts| &counts.flushes),
+        (&SERVER_MISSED_ABSENT, |counts| &counts.absent),
+        (&SERVER_MISSED_ABANDONED, |counts| &counts.abandoned),
+    ];
+    for (family, counter) in counters {
+        let mut samples = page.family(family);
+        for row in rows {
+            let count = counter(&row.server.missed.counts).load(Ordering::Relaxed);
+            samples.sample(&[row.pool, &row.server.name], count);
+        }
+    }
 }
 
 #[cfg(test)]

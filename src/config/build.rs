@@ -7,8 +7,9 @@ use super::Config;
 use super::error::Error;
 use super::settings::{self, Settings};
 use crate::net::listener::Address;
-use crate::pool::Server;
+use crate::pool::missed;
 use crate::pool::server::Place;
+use crate::pool::{Missed, Server};
 use crate::protocol::serve::Serve;
 use crate::proxy::layout::{Cache, Member};
 use crate::proxy::{Entry, Layout, Pool, Route};
@@ -33,17 +34,19 @@ impl Config {
         previous: Option<&Layout>,
         make_cache: &MakeCache<'_>,
     ) -> Result<Layout, Error> {
-        let mut builder = Builder {
-            remote: previous.map(remote_servers).unwrap_or_default(),
-            previous,
-            make_cache,
-        };
         let Settings {
             listen,
             clients,
             pools,
+            missed,
             ..
         } = self.settings;
+        let mut builder = Builder {
+            remote: previous.map(remote_servers).unwrap_or_default(),
+            missed,
+            previous,
+            make_cache,
+        };
         let entries = listen.iter().zip(self.routes).map(|(listen, route)| Entry {
             address: listen.address.clone(),
             protocol: listen.protocol,
@@ -109,6 +112,7 @@ struct Builder<'a> {
     /// Servers behind sockets, of the previous layout and of this one: pools
     /// with the same server under the same settings share it. By name.
     remote: HashMap<Box<str>, Vec<Arc<Server>>>,
+    missed: missed::Settings,
     previous: Option<&'a Layout>,
     make_cache: &'a MakeCache<'a>,
 }
@@ -129,15 +133,25 @@ impl Builder<'_> {
 
     fn remote(&mut self, pool: &settings::Pool, server: &settings::Server) -> Arc<Server> {
         let name = server.shown_name();
+        let missed = self.missed(&server.place);
+        missed.configure(self.missed.clone());
         let namesakes = self.remote.entry(name.as_str().into()).or_default();
         let same =
             |known: &&Arc<Server>| known.place == server.place && known.settings == pool.treatment;
         if let Some(known) = namesakes.iter().find(same) {
             return Arc::clone(known);
         }
-        let new = new_server(&name, pool, server);
+        let new = new_server(&name, pool, server, missed);
         namesakes.push(Arc::clone(&new));
         new
+    }
+
+    /// What the server at a place has missed: it is one memory, whatever the
+    /// server is called and however it is treated.
+    fn missed(&self, place: &Place) -> Arc<Missed> {
+        let mut known = self.remote.values().flatten();
+        let known = known.find(|server| server.place == *place);
+        known.map_or_else(Arc::default, |server| Arc::clone(&server.missed))
     }
 
     fn embedded(&self, pool: &settings::Pool, server: &settings::Server) -> Result<Member, Error> {
@@ -152,7 +166,7 @@ impl Builder<'_> {
             source,
         })?;
         Ok(Member {
-            server: new_server(&name, pool, server),
+            server: new_server(&name, pool, server, Arc::default()),
             embedded: Some(Cache {
                 serve,
                 memory_bytes,
@@ -173,7 +187,12 @@ impl Builder<'_> {
     }
 }
 
-fn new_server(name: &str, pool: &settings::Pool, server: &settings::Server) -> Arc<Server> {
+fn new_server(
+    name: &str,
+    pool: &settings::Pool,
+    server: &settings::Server,
+    missed: Arc<Missed>,
+) -> Arc<Server> {
     let place = server.place.clone();
-    Arc::new(Server::new(name, place, pool.treatment.clone()))
+    Arc::new(Server::new(name, place, pool.treatment.clone(), missed))
 }

@@ -53,6 +53,8 @@ pub struct Settings {
     pub drain_timeout: Duration,
     /// How clients are treated.
     pub clients: Clients,
+    /// How much is remembered of what a server has missed.
+    pub missed: pool::missed::Settings,
     /// The pools, in the order of the file.
     pub pools: Vec<Pool>,
 }
@@ -69,6 +71,7 @@ impl Default for Settings {
             watch: true,
             drain_timeout: DRAIN_TIMEOUT,
             clients: Clients::default(),
+            missed: pool::missed::Settings::default(),
             pools: Vec::new(),
         }
     }

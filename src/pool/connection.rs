@@ -19,6 +19,8 @@ use super::backoff::Backoff;
 use super::deadlines::Deadlines;
 use super::dial::{Dialect, dial};
 use super::failure::Failure;
+use super::missed::Lingering;
+use super::missed::set::Due;
 use super::server::{Place, Server, ServerStats};
 use crate::clock::{self, Moment};
 use crate::net::inbox::{Batch, Consumed, Inbox};
@@ -40,6 +42,9 @@ const RECONNECT: Backoff = Backoff {
 
 /// Places for requests that an idle connection keeps.
 const WAITING_SPARE: usize = 16;
+
+/// Bytes for the keys of changes that an idle connection keeps.
+const CHANGES_SPARE: usize = 256;
 
 thread_local! {
     /// The blocks found in one read, lent to whichever connection is reading.
@@ -110,6 +115,20 @@ pub struct Ask<'a> {
     /// [`Shape::Values`] the number of keys, for binary shapes what
     /// [`crate::protocol::binary::reply`] makes.
     pub expected: u64,
+    /// The key that it changes, and which the server will have missed if it
+    /// fails; empty if it changes nothing.
+    pub changes: &'a [u8],
+}
+
+/// What becomes of the key of a change that leaves the FIFO.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    /// It was answered, or never sent: it is over.
+    Over,
+    /// It will have no answer, and be carried out no more.
+    Failed,
+    /// It will have no answer, and perhaps be carried out still.
+    InDoubt,
 }
 
 /// A request in flight.
@@ -119,9 +138,17 @@ struct Waiter {
     token: u64,
     shape: Shape,
     expected: u64,
+    /// Bytes of [`Connection::changes`] that are its own, and perhaps [`CURES`].
+    changes: u32,
     asked: Moment,
     /// The end of its bytes in the stream of all bytes ever queued.
     end: u64,
+}
+
+impl Waiter {
+    fn changes_len(&self) -> usize {
+        usize::try_from(self.changes & !CURES).unwrap_or(usize::MAX)
+    }
 }
 
 /// Where a connection stands.
@@ -146,6 +173,19 @@ pub struct Connection {
     waiting: RefCell<VecDeque<Waiter>>,
     /// How many at the front of `waiting` have timed out.
     late: Cell<usize>,
+    /// The keys that requests in flight change, packed, in the order of the
+    /// requests. Reads have none.
+    changes: RefCell<VecDeque<u8>>,
+    /// How many of those bytes belong to the next request to be expected, and
+    /// perhaps [`CURES`].
+    changes_next: Cell<u32>,
+    /// For each request in flight marked with [`CURES`] its key, and what its
+    /// success means. Almost always empty.
+    cures: RefCell<VecDeque<(Box<[u8]>, Due)>>,
+    /// How many of them belong to requests that have timed out.
+    changes_late: Cell<usize>,
+    /// The keys of changes that are in doubt after the connection broke.
+    doubts: RefCell<Vec<u8>>,
     /// Where the bytes of the front of `waiting` begin in the stream of all bytes
     /// ever queued.
     front_start: Cell<u64>,
@@ -172,6 +212,10 @@ impl std::fmt::Debug for Connection {
     }
 }
 
+/// Marks the request whose key its success makes right again, in
+/// [`Waiter::changes`].
+const CURES: u32 = 1 << 31;
+
 /// Asking.
 impl Connection {
     /// A connection that is made when it is first needed, or at once if the
@@ -193,6 +237,11 @@ impl Connection {
             outbox: Outbox::detached(Rc::clone(turn)),
             waiting: RefCell::default(),
             late: Cell::new(0),
+            changes: RefCell::default(),
+            changes_next: Cell::new(0),
+            cures: RefCell::default(),
+            changes_late: Cell::new(0),
+            doubts: RefCell::default(),
             front_start: Cell::new(0),
             front_blocks: Cell::new(0),
             stage: Cell::new(Stage::Idle),
@@ -236,8 +285,13 @@ impl Connection {
                 Stage::Removed => Failure::Removed,
             }
         };
-        self.stats.failed(refused);
+        self.refused(refused);
         Err(refused)
+    }
+
+    /// Counts a request that is not sent.
+    pub fn refused(&self, failure: Failure) {
+        self.stats.failed(failure);
     }
 
     /// The write queue, for the bytes of an admitted request.
@@ -266,6 +320,7 @@ impl Connection {
             token,
             shape,
             expected,
+            changes: self.changes_next.replace(0),
             asked: now,
             end: self.outbox.sent().wrapping_add(to_u64(self.outbox.len())),
         });
@@ -274,7 +329,54 @@ impl Connection {
         self.outbox.mark();
     }
 
-    /// Queues a request.
+    /// Notes a key that the admitted request changes.
+    pub fn note_change(&self, key: &[u8]) {
+        let mut changes = self.changes.borrow_mut();
+        let before = changes.len();
+        changes.push_back(u8::try_from(key.len()).unwrap_or(u8::MAX));
+        changes.extend(key.get(..usize::from(u8::MAX)).unwrap_or(key));
+        let added = u32::try_from(changes.len() - before).unwrap_or(u32::MAX);
+        let next = self.changes_next.get().wrapping_add(added);
+        self.changes_next.set(next);
+    }
+
+    /// Notes that the success of the request asked next makes a missed key right
+    /// again.
+    pub fn note_cure(&self, key: &[u8], due: Due) {
+        self.changes_next.set(CURES);
+        self.cures.borrow_mut().push_back((key.into(), due));
+    }
+
+    /// As [`Self::admit`], for a request that changes `key`, or nothing if that is
+    /// empty. The key of a change that is not admitted is remembered as missed.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::admit`].
+    #[inline]
+    pub fn admit_change(&self, key: &[u8]) -> Result<(), Failure> {
+        if let Err(failure) = self.admit() {
+            self.not_admitted(key);
+            return Err(failure);
+        }
+        if !key.is_empty() {
+            self.note_change(key);
+        }
+        Ok(())
+    }
+
+    #[cold]
+    fn not_admitted(&self, key: &[u8]) {
+        if !key.is_empty() {
+            self.server.missed.miss(key);
+        }
+        if self.changes_next.replace(0) & CURES != 0 {
+            self.cures.borrow_mut().pop_back();
+        }
+    }
+
+    /// Queues a request. The key of a change that is not admitted is remembered
+    /// as missed.
     ///
     /// # Errors
     ///
@@ -287,7 +389,7 @@ impl Connection {
         token: u64,
         now: Moment,
     ) -> Result<(), Failure> {
-        self.admit()?;
+        self.admit_change(ask.changes)?;
         let [a, b, c] = ask.wire.line;
         match ask.owner {
             Some(owner) if ask.wire.block.len() >= SHARE_BYTES_MIN => {
@@ -305,6 +407,7 @@ impl Connection {
         let mut waiting = self.waiting.borrow_mut();
         if waiting.is_empty() {
             waiting.shrink_to(WAITING_SPARE);
+            self.changes.borrow_mut().shrink_to(CHANGES_SPARE);
         }
     }
 
@@ -348,11 +451,13 @@ impl Connection {
         let settings = &self.server.settings;
         // Attempts in a row that led to nothing.
         let mut attempts = 0;
+        let mut lingering = Lingering::default();
         let preconnect = settings.preconnect && self.dialect == Dialect::Text;
         let mut eager = preconnect;
         loop {
             if self.retiring.get() && self.is_settled() {
-                return self.close();
+                self.close();
+                return lingering.all_ended().await;
             }
             if !eager && self.waiting.borrow().is_empty() {
                 self.stage.set(Stage::Idle);
@@ -373,13 +478,14 @@ impl Connection {
                 let wait = RECONNECT.wait(attempts - 1, fastrand::f64());
                 clock::sleep(wait).await;
             }
-            let failure = match dial(address, self.dialect, settings.connect_timeout).await {
+            let dialled = dial(address, self.dialect, settings.connect_timeout).await;
+            let (failure, left) = match dialled {
                 Ok(stream) => {
                     let (mut read, write) = stream.into_split();
                     self.come_up();
                     self.outbox.attach(write);
                     let received = self.stats.bytes_received.get();
-                    let failure = self.read_replies(&mut read).await;
+                    let (failure, gone) = self.read_replies(&mut read).await;
                     let useful = self.stats.bytes_received.get() != received;
                     // A clean end after idling is no reason to wait.
                     attempts = if useful || failure.is_none() {
@@ -389,17 +495,21 @@ impl Connection {
                     };
                     self.outbox.detach();
                     self.stats.connected.set(0);
-                    failure
+                    (failure, Some(read).filter(|_| !gone))
                 }
                 Err(failure) => {
                     attempts += 1;
                     self.stats.connect_failures.increment();
-                    Some(failure)
+                    (Some(failure), None)
                 }
             };
             self.stage.set(Stage::Idle);
             if let Some(failure) = failure {
-                self.settle(failure);
+                self.settle(failure, left.is_none());
+            }
+            let doubts = self.doubts.take();
+            if let Some(read) = left.filter(|_| !doubts.is_empty()) {
+                lingering.wait_for_end(read, Arc::clone(&self.server), doubts);
             }
         }
     }
@@ -426,13 +536,15 @@ impl Connection {
     }
 
     /// After a broken connection or a failed attempt: fails what cannot be
-    /// completed any more.
-    fn settle(&self, failure: Failure) {
+    /// completed any more. `gone` says that the server has closed the connection
+    /// too, and so reads no more from it.
+    fn settle(&self, failure: Failure, gone: bool) {
         let now = clock::now();
         tracing::debug!(server = %self.server.name, cause = failure.name(), "connection lost");
         // Requests of which some byte has been sent may have been carried out.
         let sent = self.outbox.sent();
-        while self.front_start.get() < sent && self.fail_front(failure) {}
+        let fate = if gone { Fate::Failed } else { Fate::InDoubt };
+        while self.front_start.get() < sent && self.fail_front(failure, fate) {}
         // The rest of one that was cut in two must not follow on the next
         // connection.
         let cut = self.front_start.get().saturating_sub(sent);
@@ -446,15 +558,18 @@ impl Connection {
 
     /// Fails everything in flight and forgets what has not been sent.
     fn fail_all(&self, failure: Failure) {
-        while self.fail_front(failure) {}
+        while self.fail_front(failure, Fate::Failed) {}
         self.outbox.skip(self.outbox.len());
         self.front_start.set(self.outbox.sent());
     }
 
     /// Fails the request at the front; says whether there was one.
-    fn fail_front(&self, failure: Failure) -> bool {
-        match self.pop() {
+    fn fail_front(&self, failure: Failure, fate: Fate) -> bool {
+        match self.pop(fate) {
             Some(waiter) => {
+                if waiter.changes & CURES != 0 {
+                    self.cures.borrow_mut().pop_front();
+                }
                 self.fail(waiter.asker, waiter.token, failure);
                 true
             }
@@ -476,40 +591,91 @@ impl Connection {
     }
 
     /// Takes the request at the front out of the FIFO.
-    fn pop(&self) -> Option<Waiter> {
+    #[inline]
+    fn pop(&self, fate: Fate) -> Option<Waiter> {
+        self.pop_as(|_| fate)
+    }
+
+    /// As [`Self::pop`], where the fate of a change is to be asked for.
+    #[inline]
+    fn pop_as(&self, fate: impl FnOnce(&Waiter) -> Fate) -> Option<Waiter> {
         let mut waiting = self.waiting.borrow_mut();
         let waiter = waiting.pop_front()?;
+        if waiter.changes > 0 {
+            self.drop_changes(waiter.changes_len(), fate(&waiter));
+        }
         self.front_start.set(waiter.end);
         self.front_blocks.set(0);
         self.late.set(self.late.get().saturating_sub(1));
         self.stats.in_flight.set(to_u64(waiting.len()));
         Some(waiter)
     }
+
+    /// A request marked with [`CURES`] has been answered. One that has timed out
+    /// is in doubt until now, and cannot cure.
+    #[cold]
+    fn cure(&self, outcome: Outcome) {
+        let cure = self.cures.borrow_mut().pop_front();
+        if let Some((key, due)) = cure
+            && matches!(outcome, Outcome::Done | Outcome::NotFound)
+        {
+            self.server.missed.replaced(&key, due);
+        }
+    }
+
+    /// Forgets the keys of the change at the front, or remembers them as missed,
+    /// before anybody is told.
+    #[inline]
+    fn drop_changes(&self, len: usize, fate: Fate) {
+        let mut changes = self.changes.borrow_mut();
+        let len = len.min(changes.len());
+        let late = self.late.get() > 0;
+        if fate == Fate::Over && !late {
+            changes.drain(..len);
+            return;
+        }
+        let keys: Vec<u8> = changes.drain(..len).collect();
+        let missed = &self.server.missed;
+        match (late, fate) {
+            // Remembered as in doubt when it timed out.
+            (true, Fate::Over | Fate::Failed) => missed.settle(&keys),
+            (true, Fate::InDoubt) => self.doubts.borrow_mut().extend_from_slice(&keys),
+            (false, Fate::InDoubt) => {
+                missed.miss_all(&keys, true);
+                self.doubts.borrow_mut().extend_from_slice(&keys);
+            }
+            (false, Fate::Over | Fate::Failed) => missed.miss_all(&keys, false),
+        }
+        if late {
+            let left = self.changes_late.get().saturating_sub(len);
+            self.changes_late.set(left);
+        }
+    }
 }
 
 /// Reading.
 impl Connection {
     /// Reads until the connection ends. Returns why, `None` for a clean end while
-    /// the server owed nothing.
-    async fn read_replies(&self, read: &mut ReadHalf) -> Option<Failure> {
+    /// the server owed nothing; and whether it was the server that ended it.
+    async fn read_replies(&self, read: &mut ReadHalf) -> (Option<Failure>, bool) {
         let mut inbox = Inbox::default();
         std::future::poll_fn(|cx| {
             loop {
                 if let Some(failure) = self.broken.take() {
-                    return Poll::Ready(Some(failure));
+                    return Poll::Ready((Some(failure), false));
                 }
                 self.outbox.set_owner(cx.waker());
                 if self.outbox.is_broken() {
-                    return Poll::Ready(Some(Failure::Closed));
+                    return Poll::Ready((Some(Failure::Closed), true));
                 }
                 let read_once = inbox.poll_read(cx, read, |batch| self.take_replies(&batch));
                 match std::task::ready!(read_once) {
                     Ok(true) => {}
                     // It owes nothing, so closing is its right.
                     Ok(false) | Err(_) if self.front_start.get() >= self.outbox.sent() => {
-                        return Poll::Ready(None);
+                        return Poll::Ready((None, true));
                     }
-                    Ok(false) | Err(_) => return Poll::Ready(Some(Failure::Closed)),
+                    Ok(false) | Err(_) => return Poll::Ready((Some(Failure::Closed), true)),
                 }
             }
         })
@@ -630,14 +796,25 @@ impl Connection {
         now: Moment,
     ) -> bool {
         let blocks = self.front_blocks.get();
-        let Some(waiter) = self.pop() else {
+        let sent = self.outbox.sent();
+        let fate = |waiter: &Waiter| match waiter.end > sent && !outcome.is_error() {
+            true => Fate::InDoubt,
+            false => Fate::Over,
+        };
+        let Some(waiter) = self.pop_as(fate) else {
             return false;
         };
         // Only a refusal can come before all of the request has been sent. A success
         // is that of another request, or a lie.
-        if waiter.end > self.outbox.sent() && !outcome.is_error() {
+        if waiter.end > sent && !outcome.is_error() {
+            if waiter.changes & CURES != 0 {
+                self.cures.borrow_mut().pop_front();
+            }
             self.fail(waiter.asker, waiter.token, Failure::Protocol);
             return false;
+        }
+        if waiter.changes & CURES != 0 {
+            self.cure(outcome);
         }
         let Some(asker) = waiter.asker else {
             self.stats.late_replies.increment();
@@ -704,6 +881,15 @@ impl Connection {
             return None;
         }
         self.late.set(self.late.get() + 1);
+        if waiter.changes > 0 {
+            let start = self.changes_late.get();
+            let len = waiter.changes_len();
+            let changes = self.changes.borrow();
+            let keys: Vec<u8> = changes.iter().skip(start).take(len).copied().collect();
+            self.changes_late.set(start + keys.len());
+            // It may have been sent: it is over when it leaves the FIFO.
+            self.server.missed.miss_all(&keys, true);
+        }
         Some((waiter.asker.take(), waiter.token))
     }
 
@@ -714,9 +900,12 @@ impl Connection {
         let sent = self.outbox.sent();
         while self.late.get() > 0 && self.front_start.get() >= sent {
             let start = self.front_start.get();
-            let Some(waiter) = self.pop() else {
+            let Some(waiter) = self.pop(Fate::Over) else {
                 return;
             };
+            if waiter.changes & CURES != 0 {
+                self.cures.borrow_mut().pop_front();
+            }
             let bytes = waiter.end.saturating_sub(start);
             self.outbox
                 .skip(usize::try_from(bytes).unwrap_or(usize::MAX));

@@ -39,6 +39,10 @@ pub enum Failure {
     /// It is no longer part of the pool.
     #[error("has left the pool")]
     Removed,
+    /// It still holds what this request must not see, and is about to be told to
+    /// delete it.
+    #[error("has yet to delete what it missed of this key")]
+    Behind,
 }
 
 /// Whether a failed request may be sent once more.
@@ -52,7 +56,7 @@ pub enum Retry {
 
 impl Failure {
     /// Every failure, in the order of [`Self::index`].
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::TimedOut,
         Self::Refused,
         Self::ConnectTimedOut,
@@ -63,6 +67,7 @@ impl Failure {
         Self::QueueFull,
         Self::Removed,
         Self::NoBinary,
+        Self::Behind,
     ];
 
     /// A short name for metrics and logs.
@@ -78,6 +83,7 @@ impl Failure {
             Self::QueueFull => "queue_full",
             Self::Removed => "removed",
             Self::NoBinary => "no_binary",
+            Self::Behind => "behind",
         }
     }
 
@@ -94,6 +100,7 @@ impl Failure {
             Self::QueueFull => 7,
             Self::Removed => 8,
             Self::NoBinary => 9,
+            Self::Behind => 10,
         }
     }
 
@@ -101,7 +108,7 @@ impl Failure {
     pub const fn is_the_servers(self) -> bool {
         !matches!(
             self,
-            Self::Ejected | Self::QueueFull | Self::Removed | Self::NoBinary
+            Self::Ejected | Self::QueueFull | Self::Removed | Self::NoBinary | Self::Behind
         )
     }
 
@@ -123,7 +130,8 @@ impl Failure {
             | Self::Ejected
             | Self::QueueFull
             | Self::Removed
-            | Self::NoBinary => Retry::NothingSent,
+            | Self::NoBinary
+            | Self::Behind => Retry::NothingSent,
         }
     }
 }

@@ -1,5 +1,5 @@
 //! The servers of a pool: connections to them, what is in flight on each, and
-//! whether they can be trusted.
+//! whether they can be trusted, and what they have missed.
 //!
 //! Takes bytes and hands replies back. Knows neither why a server was chosen nor
 //! who is asking.
@@ -10,6 +10,7 @@ pub mod deadlines;
 pub mod dial;
 pub mod failure;
 pub mod health;
+pub mod missed;
 pub mod probe;
 pub mod server;
 
@@ -18,4 +19,5 @@ pub use deadlines::Deadlines;
 pub use dial::Dialect;
 pub use failure::Failure;
 pub use health::{Health, State};
+pub use missed::{Missed, OnReturn};
 pub use server::{Server, ServerStats, Settings};

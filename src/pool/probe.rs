@@ -1,16 +1,22 @@
-//! Asking an ejected server whether it is back.
+//! Asking an ejected server whether it is back, and deleting what it has missed.
 
 use std::sync::Arc;
 
 use super::dial::{Dialect, dial};
+use super::missed;
 use super::server::{Place, Server};
 use crate::clock;
 
 /// Watches over one server for as long as it is part of the configuration.
 ///
 /// One probe at a time, over a connection of its own: what worker threads have
-/// in flight neither delays it nor passes for an answer.
+/// in flight neither delays it nor passes for an answer. A server that answers
+/// is told to delete what it has missed before it serves again.
 pub async fn watch_over(server: Arc<Server>) {
+    tokio::join!(bring_back(&server), missed::keep_up(&server));
+}
+
+async fn bring_back(server: &Server) {
     let Place::Remote(address) = &server.place else {
         return;
     };
@@ -29,8 +35,14 @@ pub async fn watch_over(server: Arc<Server>) {
             server.health.probe_at(clock::now().after(wait));
             clock::sleep(wait).await;
             server.health.probing();
-            match dial(address, Dialect::Text, settings.connect_timeout).await {
-                Ok(_) => break,
+            let answered = match dial(address, Dialect::Text, settings.connect_timeout).await {
+                Ok(mut stream) => {
+                    missed::replay(&mut stream, &server.missed, settings.timeout).await
+                }
+                Err(failure) => Err(failure),
+            };
+            match answered {
+                Ok(()) => break,
                 Err(failure) => {
                     tracing::debug!(server = %server.name, attempt, cause = failure.name(), "probe failed");
                 }

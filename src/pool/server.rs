@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::backoff::Backoff;
 use super::failure::Failure;
 use super::health::Health;
+use super::missed::Missed;
 use crate::net::listener::Address;
 use crate::stats::{Counter, Gauge, Histogram};
 
@@ -91,20 +92,24 @@ pub struct Server {
     pub settings: Settings,
     /// Whether it can be trusted; shared by all threads.
     pub health: Health,
+    /// What it has missed; shared by all servers at the same place.
+    pub missed: Arc<Missed>,
     /// The counters of each thread's connections. Threads and connections are
     /// few and stay as long as the server does.
     stats: Mutex<Vec<Arc<ServerStats>>>,
 }
 
 impl Server {
-    /// A server that has not been asked anything yet.
-    pub fn new(name: &str, place: Place, settings: Settings) -> Self {
+    /// A server that has not been asked anything yet, but may have missed
+    /// something.
+    pub fn new(name: &str, place: Place, settings: Settings, missed: Arc<Missed>) -> Self {
         let health = Health::new(settings.failures);
         Self {
             name: name.into(),
             place,
             settings,
             health,
+            missed,
             stats: Mutex::default(),
         }
     }

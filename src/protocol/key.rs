@@ -86,6 +86,14 @@ pub fn decode_base64(wire: &[u8]) -> Option<KeyBuf> {
     (key.len > 0).then_some(key)
 }
 
+/// Whether a key can stand in a text command as it is.
+pub fn is_plain(key: &[u8]) -> bool {
+    !key.is_empty()
+        && !key
+            .iter()
+            .any(|byte| matches!(byte, b' ' | b'\r' | b'\n' | b'\0'))
+}
+
 /// Appends `key` in base64, padded.
 pub fn encode_base64(out: &mut Vec<u8>, key: &[u8]) {
     for group in key.chunks(3) {
@@ -134,6 +142,12 @@ mod tests {
         assert_eq!(decoded(b"!!!!"), None);
         assert_eq!(decoded(b"Zm9vZ"), None);
         assert_eq!(decoded(b"Z==="), None);
+    }
+
+    #[test]
+    fn a_key_with_a_blank_is_not_for_text() {
+        assert!(is_plain(b"foo") && is_plain("grün".as_bytes()));
+        assert!(!is_plain(b"a b") && !is_plain(b"a\n") && !is_plain(b""));
     }
 
     proptest! {

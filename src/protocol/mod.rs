@@ -5,6 +5,7 @@
 #![warn(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
 pub mod binary;
+pub mod effect;
 pub mod error;
 pub mod key;
 pub mod limits;

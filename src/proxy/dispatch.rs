@@ -11,6 +11,7 @@ use super::stats::Command;
 use super::worker::{Embedded, Link, PoolView};
 use crate::net::buffers;
 use crate::pool::{Ask, Asker, Connection, Failure};
+use crate::protocol::effect::{Effect, absent};
 use crate::protocol::meta::{self, ItemKey};
 use crate::protocol::reply::{self, Block, Shape};
 use crate::protocol::request::{Change, ChangeVerb, Keys, Replaced, Request, Retrieve, Wire};
@@ -127,12 +128,18 @@ impl Session {
                 let Some(connection) = self.pick(connections) else {
                     return;
                 };
+                if connection.server().missed.any()
+                    && self.answer_behind(request, key, asked, connection)
+                {
+                    return;
+                }
                 let number = self.slots.borrow_mut().push(Slot::Waiting(asked));
                 let ask = Ask {
                     wire,
                     owner: reading.owner,
                     shape: Shape::of(request),
                     expected: reply::expected_fingerprint(request),
+                    changes: changed_key(request, key),
                 };
                 let asker: Rc<dyn Asker> = Rc::<Self>::clone(self);
                 if let Err(failure) = connection.ask(ask, asker, token(number, 0), reading.now) {
@@ -163,6 +170,54 @@ impl Session {
         }
     }
 
+    /// Answers a request on a key whose changes the server has missed, as if the
+    /// server did not hold it; says whether that was so. What replaces the item
+    /// whatever it is goes to the server all the same.
+    #[cold]
+    fn answer_behind(
+        &self,
+        request: &Request<'_>,
+        key: &[u8],
+        asked: Asked,
+        connection: &Connection,
+    ) -> bool {
+        let server = connection.server();
+        let effect = Effect::of(request);
+        if !server.missed.has(key) {
+            return false;
+        }
+        if effect == Effect::Replaces {
+            if let Some(due) = server.missed.replaceable(key) {
+                connection.note_cure(key, due);
+            }
+            return false;
+        }
+        if !server.health.is_active() {
+            if effect == Effect::Changes {
+                server.missed.miss(key);
+            }
+            self.fail_at_once(asked, connection, Failure::Ejected);
+            return true;
+        }
+        server.missed.answered_absent();
+        let mut reply = buffers::take();
+        match absent(request, &mut reply) {
+            Some(outcome) if asked.quiet.hides(outcome) => {}
+            Some(_) => self.answer(&reply),
+            // It would make an item, but not before the old one is gone.
+            None => self.fail_at_once(asked, connection, Failure::Behind),
+        }
+        buffers::give(reply);
+        true
+    }
+
+    /// Answers a request that its server must not be asked.
+    fn fail_at_once(&self, asked: Asked, connection: &Connection, failure: Failure) {
+        connection.refused(failure);
+        let number = self.slots.borrow_mut().push(Slot::Waiting(asked));
+        self.fail(number, asked, connection, failure);
+    }
+
     /// Answers a request that its server was not asked.
     fn fail(&self, number: u64, asked: Asked, connection: &Connection, failure: Failure) {
         let text = self.failure_text(asked, &connection.server().name, failure);
@@ -188,6 +243,25 @@ impl Session {
             else {
                 continue;
             };
+            if let Link::Remote(connections) = link
+                && let Some(connection) = self.pick(connections)
+                && connection.server().missed.any()
+                && connection.server().missed.has(key)
+            {
+                let server = connection.server();
+                let is_asked = known.is_some_and(|fragment| merge.is_pending(fragment));
+                if is_asked || server.health.is_active() {
+                    // As if the server did not hold it.
+                    server.missed.answered_absent();
+                    continue;
+                }
+                if known.is_none() {
+                    let fragment = merge.add_fragment();
+                    connection.refused(Failure::Ejected);
+                    merge.failed(fragment, &server.name, Failure::Ejected);
+                    *known = Some(fragment);
+                }
+            }
             let fragment = match *known {
                 Some(fragment) => fragment,
                 None => {
@@ -199,9 +273,17 @@ impl Session {
             };
             merge.add_key(start, key.len(), fragment);
             if let Link::Remote(connections) = link
-                && merge.is_pending(fragment)
                 && let Some(connection) = self.pick(connections)
             {
+                if !merge.is_pending(fragment) {
+                    if retrieve.verb.touches() {
+                        connection.server().missed.miss(key);
+                    }
+                    continue;
+                }
+                if retrieve.verb.touches() {
+                    connection.note_change(key);
+                }
                 // The blank before the key is there already, but for the first.
                 let before = start.checked_sub(1);
                 match before.and_then(|at| retrieve.keys.all.get(at..start + key.len())) {
@@ -291,6 +373,7 @@ impl Session {
                     owner: None,
                     shape,
                     expected: 0,
+                    changes: key.as_bytes(),
                 };
                 let asker: Rc<dyn Asker> = Rc::<Self>::clone(self);
                 if let Err(failure) = connection.ask(ask, asker, token(number, 0), reading.now) {
@@ -308,6 +391,15 @@ impl Session {
             }
             None => {}
         }
+    }
+}
+
+/// The key that a request changes, if it changes any.
+#[inline]
+fn changed_key<'a>(request: &Request<'_>, key: &'a [u8]) -> &'a [u8] {
+    match Effect::of(request) {
+        Effect::Reads => b"",
+        Effect::Replaces | Effect::Changes => key,
     }
 }
 

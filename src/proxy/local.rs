@@ -108,6 +108,7 @@ impl Session {
                         owner: None,
                         shape: Shape::Ok,
                         expected: 0,
+                        changes: b"",
                     };
                     let asker: Rc<dyn Asker> = Rc::<Self>::clone(self);
                     match connection.ask(ask, asker, token(number, 0), reading.now) {

@@ -19,6 +19,7 @@ mod ketch;
 mod layers;
 mod load;
 mod memccapable;
+mod missed;
 mod peer;
 mod reload;
 mod scripted;

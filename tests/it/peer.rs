@@ -11,6 +11,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process};
+
 use crate::now;
 use crate::target::{Kind, Target, Version};
 
@@ -68,6 +70,28 @@ impl Peer {
             address: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
         };
         Self::run(command, target, args).unwrap()
+    }
+
+    /// Stops it where it stands: connections stay, nothing is answered.
+    pub(crate) fn pause(&self) {
+        self.signal(Signal::STOP);
+        let deadline = now() + START_MAX;
+        let stat = format!("/proc/{}/stat", self.child.id());
+        let stopped = || fs::read_to_string(&stat).unwrap().contains(") T ");
+        while !stopped() {
+            assert!(now() < deadline, "memcached goes on");
+            thread::yield_now();
+        }
+    }
+
+    /// Lets it go on.
+    pub(crate) fn resume(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        let pid = Pid::from_child(&self.child);
+        kill_process(pid, signal).unwrap();
     }
 
     /// Where it listens and what it is.

@@ -94,8 +94,10 @@ impl Scripted {
                 let shared = Arc::clone(&accepting);
                 // Ends with its connection.
                 thread::spawn(move || {
+                    let copy = stream.try_clone().unwrap();
                     shared.open.fetch_add(1, Ordering::SeqCst);
                     let _ = shared.serve(stream);
+                    let _ = copy.shutdown(Shutdown::Both);
                     shared.open.fetch_sub(1, Ordering::SeqCst);
                 });
             }

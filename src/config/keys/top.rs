@@ -14,9 +14,13 @@ use crate::config::reader::{At, Report};
 use crate::config::settings::{Listen, LogFormat, Pool, Settings};
 use crate::config::tree::Node;
 use crate::net::listener::Address;
+use crate::pool::OnReturn;
 
 /// Most worker threads: as many cores as the largest hosts have.
 const WORKERS_MAX: u32 = 256;
+
+/// The largest bound for keys that are remembered of a server: a few gigabytes.
+const MISSED_KEYS_MAX: u32 = 1 << 24;
 
 /// Where the file begins.
 pub(in crate::config) static TOP: Section<Settings> = Section {
@@ -61,6 +65,36 @@ pub(in crate::config) static TOP: Section<Settings> = Section {
             },
             preset: Preset::Told("as below"),
             help: "How clients are treated.",
+            bound: "",
+        },
+        Key {
+            name: "missed_keys_max",
+            slot: &Scalar {
+                lens: lens!(Settings, missed.keys_max),
+                form: Counts {
+                    min: 0,
+                    max: MISSED_KEYS_MAX,
+                },
+            },
+            preset: Preset::Fresh,
+            help: "Keys that are remembered of each server because a change of them failed and may \
+                   not have reached it. They are deleted there before it serves them again. Each \
+                   costs its length and about 32 bytes.",
+            bound: "what `on_return` says.",
+        },
+        Key {
+            name: "on_return",
+            slot: &Scalar {
+                lens: lens!(Settings, missed.on_return),
+                form: OneOf {
+                    all: &OnReturn::ALL,
+                    name: OnReturn::name,
+                },
+            },
+            preset: Preset::Fresh,
+            help: "What is done about a server that has missed changes of more keys than are \
+                   remembered: `flush` drops everything it holds before it serves again, `serve` \
+                   lets it serve what it has, though some of it may be stale.",
             bound: "",
         },
         Key {

@@ -195,6 +195,8 @@ const OTHER: [(&str, &str, &str); 52] = [
     ("top level", "route", "route: main"),
     ("top level", "pools", ""),
     ("top level", "clients", ""),
+    ("top level", "missed_keys_max", "missed_keys_max: 10"),
+    ("top level", "on_return", "on_return: serve"),
     ("top level", "workers", "workers: 3"),
     ("top level", "admin", "admin: off"),
     ("top level", "log", "log: debug"),

@@ -98,6 +98,7 @@ impl Session {
                         owner: None,
                         shape: Shape::Binary,
                         expected: reply::expected(Opcode::Flush, opaque),
+                        changes: b"",
                     };
                     (connection, ask)
                 }
@@ -107,6 +108,7 @@ impl Session {
                         owner: None,
                         shape: Shape::Ok,
                         expected: 0,
+                        changes: b"",
                     };
                     (connection, ask)
                 }

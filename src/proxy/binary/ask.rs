@@ -4,6 +4,7 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 
+use super::behind::changed_key;
 use super::owed::{Asked, readdressed};
 use crate::net::buffers;
 use crate::net::outbox::SHARE_BYTES_MIN;
@@ -95,6 +96,12 @@ impl Session {
             frame,
             owner: reading.owner,
         };
+        if let Path::Binary(connection) | Path::Meta(connection) = path
+            && connection.server().missed.any()
+            && self.answer_behind_item(request, &asked, connection)
+        {
+            return;
+        }
         match path {
             Path::Binary(connection) => self.ask_in_binary(item, asked, connection, reading),
             Path::Meta(connection) => self.ask_in_meta(item, asked, connection, reading),
@@ -126,6 +133,7 @@ impl Session {
             owner: item.owner,
             shape: Shape::Binary,
             expected: binary::reply::expected(opcode, opaque),
+            changes: changed_key(item.request),
         };
         let number = self.slots.borrow_mut().push(Slot::Binary(asked));
         let asker: Rc<dyn Asker> = Rc::<Self>::clone(self);
@@ -149,7 +157,7 @@ impl Session {
             return self.refuse_untold(item.request, asked.hidden);
         };
         let number = self.slots.borrow_mut().push(Slot::Binary(asked));
-        if let Err(failure) = connection.admit() {
+        if let Err(failure) = connection.admit_change(changed_key(item.request)) {
             self.fail_item(number, connection, failure);
         } else {
             let outbox = connection.outbox();

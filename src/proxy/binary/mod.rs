@@ -9,6 +9,7 @@
 pub mod admin;
 pub mod ask;
 pub mod batch;
+mod behind;
 pub mod owed;
 pub mod run;
 pub mod take;

@@ -67,6 +67,15 @@ impl Asked {
         }
     }
 
+    /// The answer to a retrieval of a key that counts as holding nothing.
+    pub fn absent(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        if !self.hidden && !self.opcode.is_quiet() {
+            miss(self.opcode, self.opaque, &self.key).encode(&mut out);
+        }
+        out
+    }
+
     /// The answer to a request that its server did not answer.
     pub fn failure(&self, server: &str, failure: Failure, stats: &WorkerStats) -> Vec<u8> {
         let mut out = Vec::new();

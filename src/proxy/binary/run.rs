@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use super::ask::{Path, serve};
 use super::batch::Batch;
+use super::behind::changed_key;
 use super::owed::readdressed;
 use crate::net::buffers;
 use crate::pool::{Asker, Connection};
@@ -64,8 +65,25 @@ impl Session {
         let opaque = run.base.wrapping_add(run.keys);
         run.keys += 1;
         run.batch.add(request, fragment);
+        let changed = changed_key(request);
+        let remote = match path {
+            Path::Binary(connection) | Path::Meta(connection) => Some(connection),
+            Path::Embedded(_) => None,
+        };
         if !run.batch.is_pending(fragment) {
+            if let Some(connection) = remote.filter(|_| !changed.is_empty()) {
+                connection.server().missed.miss(changed);
+            }
             return;
+        }
+        if let Some(connection) = remote {
+            if connection.server().missed.has(request.key) {
+                // Not asked, and so a miss.
+                return connection.server().missed.answered_absent();
+            }
+            if !changed.is_empty() {
+                connection.note_change(changed);
+            }
         }
         match path {
             Path::Binary(connection) => {

@@ -1,0 +1,432 @@
+//! Keys whose changes a server has missed, so that it does not serve what is
+//! stale when it is back.
+//!
+//! A change that fails may not have reached its server, and what the server
+//! holds under that key may be stale from then on. Such keys are remembered, for
+//! each server, by all worker threads together. Until a key has been deleted on
+//! the server it counts as holding nothing: whoever reads it misses. A key that
+//! is missed again while it is being deleted stays.
+//!
+//! A change that has been sent and was not answered is *in doubt*: a server that
+//! hangs may carry it out when it goes on, after a deletion that overtook it on
+//! another connection. Its key stays until the change is known to be over: it
+//! was answered after all, or the server has closed the connection that carried
+//! it, which it does when it has read everything.
+//!
+//! Only failures come here; what works pays one load to see that there is
+//! nothing.
+
+mod lingering;
+pub mod packed;
+mod replay;
+pub mod set;
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::watch;
+
+pub(super) use lingering::Lingering;
+pub use replay::{keep_up, replay};
+use set::{Cursor, Due, Set};
+
+/// What is done about a server of which more keys were missed than are
+/// remembered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnReturn {
+    /// It is flushed before it serves again.
+    #[default]
+    Flush,
+    /// It serves what it has: keys beyond the bound may be stale.
+    Serve,
+}
+
+impl OnReturn {
+    /// Every choice.
+    pub const ALL: [Self; 2] = [Self::Flush, Self::Serve];
+
+    /// The name in the configuration.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Flush => "flush",
+            Self::Serve => "serve",
+        }
+    }
+}
+
+/// How much is remembered of what a server has missed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Most keys.
+    pub keys_max: usize,
+    /// What is done when there are more.
+    pub on_return: OnReturn,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            keys_max: 1_000_000,
+            on_return: OnReturn::default(),
+        }
+    }
+}
+
+/// What has been seen of missed keys. Written where something failed, so that
+/// the threads may share it.
+#[derive(Debug, Default)]
+pub struct Counts {
+    /// Changes that failed and whose keys were remembered.
+    pub missed: AtomicU64,
+    /// Keys deleted on the server.
+    pub replayed: AtomicU64,
+    /// Keys that a client has replaced before they were deleted.
+    pub replaced: AtomicU64,
+    /// Keys that were too many to be remembered.
+    pub overflowed: AtomicU64,
+    /// Times that the server was flushed instead.
+    pub flushes: AtomicU64,
+    /// Requests answered without asking the server, as if it did not hold the
+    /// key.
+    pub absent: AtomicU64,
+    /// Changes in doubt that were given up on: too many connections were waited
+    /// for.
+    pub abandoned: AtomicU64,
+}
+
+impl Counts {
+    fn add(counter: &AtomicU64, amount: u64) {
+        counter.fetch_add(amount, Ordering::Relaxed);
+    }
+}
+
+/// What one server has missed.
+#[derive(Debug)]
+pub struct Missed {
+    /// A copy of whether there is anything, which costs a request one load.
+    any: AtomicBool,
+    state: Mutex<State>,
+    /// Whether something can be deleted now.
+    work: watch::Sender<bool>,
+    /// What has been seen so far.
+    pub counts: Counts,
+}
+
+#[derive(Debug)]
+struct State {
+    settings: Settings,
+    set: Set,
+    /// That everything has been missed, if more was than can be remembered.
+    everything: Option<Everything>,
+}
+
+/// All keys of a server, as one that has been missed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Everything {
+    doubts: u64,
+    version: u64,
+}
+
+/// What is to be deleted next.
+#[derive(Debug, Default)]
+struct Batch {
+    keys: Vec<u8>,
+    due: Vec<Due>,
+    /// The whole server is to be flushed instead.
+    everything: Option<Everything>,
+}
+
+impl Default for Missed {
+    fn default() -> Self {
+        Self::new(Settings::default())
+    }
+}
+
+impl Missed {
+    /// Nothing missed yet.
+    pub fn new(settings: Settings) -> Self {
+        Self {
+            any: AtomicBool::new(false),
+            state: Mutex::new(State {
+                settings,
+                set: Set::new(fastrand::u64(..)),
+                everything: None,
+            }),
+            work: watch::Sender::new(false),
+            counts: Counts::default(),
+        }
+    }
+
+    /// Takes other settings; what is remembered stays.
+    pub fn configure(&self, settings: Settings) {
+        self.lock().settings = settings;
+    }
+
+    /// Whether any key has been missed.
+    #[inline]
+    pub fn any(&self) -> bool {
+        self.any.load(Ordering::Acquire)
+    }
+
+    /// Whether the server counts as holding nothing under this key.
+    pub fn has(&self, key: &[u8]) -> bool {
+        if !self.any() {
+            return false;
+        }
+        let state = self.lock();
+        state.everything.is_some() || state.set.contains(key)
+    }
+
+    /// How many keys are remembered.
+    pub fn len(&self) -> usize {
+        self.lock().set.len()
+    }
+
+    /// Whether nothing is remembered.
+    pub fn is_empty(&self) -> bool {
+        !self.any()
+    }
+
+    /// Whether all keys of the server count as missed.
+    pub fn is_everything(&self) -> bool {
+        self.lock().everything.is_some()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// After a change of `state`: what others look at without a lock.
+    fn publish(&self, state: &State) {
+        let any = state.everything.is_some() || !state.set.is_empty();
+        self.any.store(any, Ordering::Release);
+        let work = match state.everything {
+            Some(everything) => everything.doubts == 0,
+            None => state.set.due() > 0,
+        };
+        self.work
+            .send_if_modified(|known| std::mem::replace(known, work) != work);
+    }
+
+    /// Remembers one key of which a change has not been carried out.
+    pub fn miss(&self, key: &[u8]) {
+        let mut state = self.lock();
+        self.add(&mut state, key, false);
+        self.publish(&state);
+    }
+
+    /// Remembers packed keys. `in_doubt` says that their changes may still be
+    /// carried out, until [`Self::settle`].
+    pub(super) fn miss_all(&self, packed: &[u8], in_doubt: bool) {
+        let mut state = self.lock();
+        for key in packed::iter(packed) {
+            self.add(&mut state, key, in_doubt);
+        }
+        self.publish(&state);
+    }
+
+    fn add(&self, state: &mut State, key: &[u8], in_doubt: bool) {
+        Counts::add(&self.counts.missed, 1);
+        if let Some(everything) = &mut state.everything {
+            everything.version += 1;
+            everything.doubts += u64::from(in_doubt);
+            return;
+        }
+        if state.set.len() < state.settings.keys_max || state.set.contains(key) {
+            state.set.miss(key, in_doubt);
+            return;
+        }
+        Counts::add(&self.counts.overflowed, 1);
+        if state.settings.on_return == OnReturn::Flush {
+            state.everything = Some(Everything {
+                doubts: state.set.doubts() + u64::from(in_doubt),
+                version: 0,
+            });
+            state.set.clear();
+        }
+    }
+
+    /// Notes that changes of packed keys that were in doubt are over.
+    pub(super) fn settle(&self, packed: &[u8]) {
+        let mut state = self.lock();
+        for key in packed::iter(packed) {
+            if let Some(everything) = &mut state.everything {
+                everything.doubts = everything.doubts.saturating_sub(1);
+                everything.version += 1;
+            } else {
+                // Absent if it was one too many to be remembered.
+                state.set.settle(key);
+            }
+        }
+        self.publish(&state);
+    }
+
+    /// What is to be deleted next, up to `max` keys from `cursor` on.
+    fn batch(&self, cursor: &mut Cursor, max: usize, batch: &mut Batch) {
+        batch.keys.clear();
+        batch.due.clear();
+        let state = self.lock();
+        batch.everything = state.everything.filter(|everything| everything.doubts == 0);
+        if state.everything.is_none() {
+            state
+                .set
+                .take_due(cursor, max, &mut batch.keys, &mut batch.due);
+        }
+    }
+
+    /// Forgets what has been deleted.
+    fn deleted(&self, batch: &Batch) {
+        let mut state = self.lock();
+        if let Some(flushed) = batch.everything {
+            Counts::add(&self.counts.flushes, 1);
+            if state.everything == Some(flushed) {
+                state.everything = None;
+            }
+        }
+        let mut rest = &batch.keys[..];
+        for due in &batch.due {
+            let Some(key) = rest.split_off(..usize::from(due.len)) else {
+                break;
+            };
+            // A set that was cleared meanwhile does not know the key.
+            state.set.forget(key, *due);
+        }
+        let count = u64::try_from(batch.due.len()).unwrap_or(u64::MAX);
+        Counts::add(&self.counts.replayed, count);
+        self.publish(&state);
+    }
+
+    /// What a request that replaces the item of a key has to bring back to
+    /// [`Self::replaced`]; `None` if that would not help.
+    pub fn replaceable(&self, key: &[u8]) -> Option<Due> {
+        self.lock().set.due_of(key)
+    }
+
+    /// Forgets a key whose item has been replaced or removed by a request that
+    /// was sent when `due` was taken: unless the key was missed again since, what
+    /// the server holds is right.
+    pub fn replaced(&self, key: &[u8], due: Due) {
+        let mut state = self.lock();
+        if state.set.forget(key, due) {
+            Counts::add(&self.counts.replaced, 1);
+            self.publish(&state);
+        }
+    }
+
+    /// Counts a request answered as if the server did not hold its key.
+    pub fn answered_absent(&self) {
+        Counts::add(&self.counts.absent, 1);
+    }
+
+    /// Waits until something can be deleted.
+    async fn wait_for_work(&self) {
+        let mut work = self.work.subscribe();
+        // The sender lives as long as `self`: the wait cannot fail.
+        let _ = work.wait_for(|work| *work).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn missed(keys_max: usize, on_return: OnReturn) -> Missed {
+        Missed::new(Settings {
+            keys_max,
+            on_return,
+        })
+    }
+
+    fn next(missed: &Missed) -> Batch {
+        let mut batch = Batch::default();
+        missed.batch(&mut Cursor::default(), 100, &mut batch);
+        batch
+    }
+
+    fn packed(key: &[u8]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        packed::push(&mut bytes, key);
+        bytes
+    }
+
+    #[test]
+    fn a_missed_key_counts_as_absent_until_it_is_deleted() {
+        let missed = missed(10, OnReturn::Flush);
+        assert!(!missed.any());
+        missed.miss(b"k");
+        assert!(missed.any() && missed.has(b"k") && !missed.has(b"l"));
+        let batch = next(&missed);
+        assert_eq!(batch.keys, b"k");
+        assert!(missed.has(b"k"), "not before the server has said so");
+        missed.deleted(&batch);
+        assert!(!missed.any() && !missed.has(b"k"));
+    }
+
+    #[test]
+    fn a_key_that_was_replaced_is_right_unless_it_was_missed_since() {
+        let missed = missed(10, OnReturn::Flush);
+        missed.miss_all(&packed(b"k"), true);
+        assert_eq!(
+            missed.replaceable(b"k"),
+            None,
+            "a doubt would come after it"
+        );
+        missed.settle(&packed(b"k"));
+        let early = missed.replaceable(b"k").unwrap();
+        missed.miss(b"k");
+        missed.replaced(b"k", early);
+        assert!(missed.has(b"k"));
+        missed.replaced(b"k", missed.replaceable(b"k").unwrap());
+        assert!(!missed.any());
+    }
+
+    #[test]
+    fn too_many_keys_are_all_keys() {
+        let missed = missed(2, OnReturn::Flush);
+        for key in [b"a", b"b", b"a", b"c"] {
+            missed.miss(key);
+        }
+        assert!(missed.has(b"never seen"));
+        assert_eq!(missed.counts.overflowed.load(Ordering::Relaxed), 1);
+        let batch = next(&missed);
+        assert!(batch.everything.is_some() && batch.due.is_empty());
+        missed.miss(b"d");
+        missed.deleted(&batch);
+        assert!(missed.has(b"x"), "missed again while it was flushed");
+        missed.deleted(&next(&missed));
+        assert!(!missed.any());
+    }
+
+    #[test]
+    fn too_many_keys_are_forgotten_if_that_is_wanted() {
+        let missed = missed(1, OnReturn::Serve);
+        missed.miss(b"a");
+        missed.miss(b"b");
+        assert!(missed.has(b"a") && !missed.has(b"b"));
+        assert_eq!(missed.counts.overflowed.load(Ordering::Relaxed), 1);
+    }
+
+    #[test]
+    fn nothing_is_flushed_while_any_change_is_in_doubt() {
+        let missed = missed(2, OnReturn::Flush);
+        missed.miss_all(&packed(b"a"), true);
+        missed.miss_all(&packed(b"b"), false);
+        missed.miss_all(&packed(b"c"), true);
+        assert!(next(&missed).everything.is_none());
+        missed.settle(&packed(b"c"));
+        assert!(next(&missed).everything.is_none());
+        missed.settle(&packed(b"a"));
+        assert!(next(&missed).everything.is_some());
+    }
+
+    #[tokio::test]
+    async fn whoever_deletes_is_woken_when_a_doubt_is_over() {
+        let missed = missed(2, OnReturn::Flush);
+        missed.miss_all(&packed(b"a"), true);
+        tokio::join!(missed.wait_for_work(), async {
+            tokio::task::yield_now().await;
+            assert!(!*missed.work.borrow());
+            missed.settle(&packed(b"a"));
+        });
+    }
+}
