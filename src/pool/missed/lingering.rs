@@ -9,6 +9,7 @@ use tokio::io::AsyncReadExt;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{Counts, Missed};
+use crate::clock;
 use crate::net::stream::ReadHalf;
 use crate::pool::health::Health;
 use crate::pool::server::Server;
@@ -91,7 +92,7 @@ async fn served(health: &Health) {
     loop {
         health.wait_until(true).await;
         tokio::select! {
-            () = tokio::time::sleep(SERVED_MAX) => return,
+            () = clock::sleep(SERVED_MAX) => return,
             () = health.wait_until(false) => {}
         }
     }

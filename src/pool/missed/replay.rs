@@ -6,6 +6,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::set::Cursor;
 use super::{Batch, Missed};
+use crate::clock;
 use crate::net::stream::Stream;
 use crate::pool::dial::{Dialect, dial};
 use crate::pool::failure::Failure;
@@ -60,7 +61,7 @@ async fn replay_over(
         let timeout = timeout.max(BATCH_TIMEOUT_MIN);
         // A batch that is cut short loses the connection, and nothing else: keys
         // are forgotten only when all of it has been answered.
-        tokio::time::timeout(timeout, exchange(stream, &wire, &shapes))
+        clock::timeout(timeout, exchange(stream, &wire, &shapes))
             .await
             .unwrap_or(Err(Failure::TimedOut))?;
         missed.deleted(&batch);
@@ -171,7 +172,7 @@ pub async fn keep_up(server: &Server) {
                 settings.probe.wait(attempt - 1, fastrand::f64())
             }
         };
-        tokio::time::sleep(wait).await;
+        clock::sleep(wait).await;
     }
 }
 
