@@ -135,6 +135,17 @@ impl HistogramSum {
         self.sum = self.sum.wrapping_add(histogram.sum.get());
     }
 
+    /// What has been seen since `earlier`, a sum of the same histograms.
+    #[must_use]
+    pub fn since(&self, earlier: &Self) -> Self {
+        let mut since = self.clone();
+        for (mine, theirs) in since.buckets.iter_mut().zip(earlier.buckets) {
+            *mine = mine.wrapping_sub(theirs);
+        }
+        since.sum = since.sum.wrapping_sub(earlier.sum);
+        since
+    }
+
     /// How many values were seen.
     pub fn count(&self) -> u64 {
         self.buckets.iter().sum()
@@ -197,6 +208,8 @@ mod tests {
         let mut sum = HistogramSum::default();
         sum.add(&histogram);
         assert_eq!((sum.count(), sum.sum_micros()), (1000, 500_500));
+        assert_eq!(sum.since(&sum).count(), 0);
+        assert_eq!(sum.since(&HistogramSum::default()).sum_micros(), 500_500);
         let median = sum.quantile(0.5).unwrap();
         assert!((500..=640).contains(&median), "{median}");
         let last = sum.quantile(1.0).unwrap();

@@ -7,7 +7,7 @@ use super::reloads::Outcome;
 use super::state::State;
 use crate::clock;
 use crate::pool::missed::Counts;
-use crate::pool::{Failure, Server, ServerStats};
+use crate::pool::{Failure, Server, ServerStats, health};
 use crate::proxy::Pool;
 use crate::proxy::stats::{Command, Dialect, End, PoolCounters, WorkerStats};
 use crate::stats::{Counter, HistogramSum};
@@ -29,7 +29,10 @@ families! {
     SESSIONS_MAX Gauge "ketch_client_sessions_max" [] "most clients at a time (clients.connections_max)";
     ACCEPTED Counter "ketch_client_sessions_accepted_total" [] "clients let in";
     REFUSED Counter "ketch_client_sessions_refused_total" [] "clients turned away because there were too many";
-    ENDED Counter "ketch_client_sessions_ended_total" ["reason"] "sessions ended: by the client, for rubbish it sent, for idling, for not taking its replies, for the proxy's stop";
+    DELAYED Counter "ketch_client_accepts_delayed_total" [] "times that letting clients in waited for its rate (clients.accept_rate)";
+    ENDED Counter "ketch_client_sessions_ended_total" ["reason"] "sessions ended: by the client, for rubbish it sent, for idling, for not taking its replies, for the proxy's stop, for what it made the proxy hold (memory_max)";
+    HELD Gauge "ketch_held_bytes" [] "bytes that clients and servers make the proxy hold, looked at twice a second";
+    HELD_MAX Gauge "ketch_held_bytes_max" [] "most of them (memory_max)";
     CLIENT_RECEIVED Counter "ketch_client_received_bytes_total" [] "bytes of requests taken from clients";
     CLIENT_SENT Counter "ketch_client_sent_bytes_total" [] "bytes of replies sent to clients";
     BAD_REQUESTS Counter "ketch_client_bad_requests_total" [] "requests answered with an error for their form";
@@ -41,6 +44,8 @@ families! {
     POOL_REQUESTS Counter "ketch_pool_requests_total" ["pool", "command", "protocol"] "requests of clients, by pool, command and what they came in: `text` (meta commands too) or `binary`";
     SERVER_UP Gauge "ketch_server_up" ["pool", "server"] "1 while the server is asked, 0 while it is ejected";
     SERVER_EJECTIONS Counter "ketch_server_ejections_total" ["pool", "server"] "times that the server was ejected";
+    SERVER_CHANGES Counter "ketch_server_state_changes_total" ["pool", "server", "state"] "times that the server came into a state: active, ejected, probing, returning";
+    SERVER_WITHHELD Counter "ketch_server_ejections_withheld_total" ["pool", "server"] "times that the server was not ejected because too many others were (eject_max)";
     SERVER_CONNECTIONS Gauge "ketch_server_connections" ["pool", "server"] "connections to the server that are up";
     SERVER_CONNECTS Counter "ketch_server_connects_total" ["pool", "server"] "connections made to the server";
     SERVER_CONNECT_FAILURES Counter "ketch_server_connect_failures_total" ["pool", "server"] "attempts to connect to the server that failed";
@@ -59,6 +64,8 @@ families! {
     SERVER_MISSED_FLUSHES Counter "ketch_server_missed_flushes_total" ["pool", "server"] "times that the server was flushed because it had missed more than was remembered (on_return)";
     SERVER_MISSED_ABSENT Counter "ketch_server_missed_absent_total" ["pool", "server"] "keys answered for without asking the server, as if it did not hold them, because it had yet to delete them";
     SERVER_MISSED_ABANDONED Counter "ketch_server_missed_abandoned_total" ["pool", "server"] "broken connections that were no longer waited for although they may still carry changes";
+    SERVER_RETRIES Counter "ketch_server_retries_total" ["pool", "server"] "requests sent once more because an idle connection ended under them (retries)";
+    SERVER_RETRIES_REFUSED Counter "ketch_server_retries_refused_total" ["pool", "server"] "requests not sent once more because too many were (retries)";
     SERVER_SENT Counter "ketch_server_sent_bytes_total" ["pool", "server"] "bytes sent to the server";
     SERVER_RECEIVED Counter "ketch_server_received_bytes_total" ["pool", "server"] "bytes received from the server";
     SERVER_LATENCY Histogram "ketch_server_request_duration_seconds" ["pool", "server"] "time from handing a request to a connection to its reply";
@@ -125,6 +132,7 @@ fn clients(page: &mut Page, state: &State) {
     page.family(&SESSIONS_MAX).sample(&[], gate.sessions_max());
     page.family(&ACCEPTED).sample(&[], gate.accepted());
     page.family(&REFUSED).sample(&[], gate.refused());
+    page.family(&DELAYED).sample(&[], gate.delayed());
     let mut ended = page.family(&ENDED);
     for end in End::ALL {
         let count: u64 = workers
@@ -133,6 +141,10 @@ fn clients(page: &mut Page, state: &State) {
             .sum();
         ended.sample(&[end.name()], count);
     }
+    page.family(&HELD)
+        .sample(&[], sum(|worker| worker.held.get()));
+    let max = state.shared.layout.load().memory_max;
+    page.family(&HELD_MAX).sample(&[], max);
     let mut count = |family: &Family, counter: fn(&WorkerStats) -> u64| {
         page.family(family).sample(&[], sum(counter));
     };
@@ -204,6 +216,15 @@ fn servers(page: &mut Page, pools: &[Pool]) {
     each(&SERVER_EJECTIONS, &|samples, row, labels| {
         samples.sample(labels, row.server.health.standing().ejections);
     });
+    each(&SERVER_CHANGES, &|samples, row, _| {
+        for state in health::State::ALL {
+            let count = row.server.health.entered(state);
+            samples.sample(&[row.pool, &row.server.name, state.name()], count);
+        }
+    });
+    each(&SERVER_WITHHELD, &|samples, row, labels| {
+        samples.sample(labels, row.server.health.withheld());
+    });
     let counters: [(&Family, Number); 8] = [
         (&SERVER_CONNECTIONS, |stats| stats.connected.get()),
         (&SERVER_CONNECTS, |stats| stats.connects.get()),
@@ -238,8 +259,10 @@ fn servers(page: &mut Page, pools: &[Pool]) {
             sample(&mut samples, row, &[row.pool, &row.server.name]);
         }
     };
-    let bytes: [(&Family, Number); 3] = [
+    let bytes: [(&Family, Number); 5] = [
         (&SERVER_LATE, |stats| stats.late_replies.get()),
+        (&SERVER_RETRIES, |stats| stats.retries.get()),
+        (&SERVER_RETRIES_REFUSED, |stats| stats.retries_refused.get()),
         (&SERVER_SENT, |stats| stats.bytes_sent.get()),
         (&SERVER_RECEIVED, |stats| stats.bytes_received.get()),
     ];

@@ -39,6 +39,8 @@ impl Config {
             clients,
             pools,
             missed,
+            memory_max,
+            in_flight_max,
             ..
         } = self.settings;
         let mut builder = Builder {
@@ -69,6 +71,8 @@ impl Config {
             entries,
             addresses,
             sessions: clients.sessions,
+            memory_max,
+            in_flight_max,
         })
     }
 }

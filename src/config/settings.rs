@@ -29,6 +29,17 @@ const CONNECTIONS_MAX: usize = 65_536;
 /// which Kubernetes kills, and the 90 s of systemd.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// What peers may make the process hold by default: a thousand clients that do
+/// not take the largest value which memcached stores by default.
+const MEMORY_MAX: usize = 1 << 30;
+
+/// Requests in flight by default, of all clients: 64 MiB of memory for them.
+const IN_FLIGHT_MAX: usize = 1 << 20;
+
+/// Clients let in a second by default: all that may be there come back within
+/// seven seconds, and those who are there hardly notice.
+const ACCEPT_RATE: u32 = 10_000;
+
 /// Memory of an embedded cache by default: memcached's own `-m 64`.
 const EMBEDDED_MEMORY: usize = 64 << 20;
 
@@ -47,6 +58,10 @@ pub struct Settings {
     pub log: String,
     /// How they are written.
     pub log_format: LogFormat,
+    /// Most bytes that all peers together may make the process hold.
+    pub memory_max: usize,
+    /// Most requests in flight, of all clients together.
+    pub in_flight_max: usize,
     /// Whether the file is read again when it changes.
     pub watch: bool,
     /// How long clients are given to finish when the process is told to end.
@@ -68,6 +83,8 @@ impl Default for Settings {
             route: None,
             log: "info".to_owned(),
             log_format: LogFormat::default(),
+            memory_max: MEMORY_MAX,
+            in_flight_max: IN_FLIGHT_MAX,
             watch: true,
             drain_timeout: DRAIN_TIMEOUT,
             clients: Clients::default(),
@@ -168,6 +185,8 @@ impl Listen {
 pub struct Clients {
     /// Most clients at a time, over all listeners.
     pub connections_max: usize,
+    /// Most clients let in a second; 0 for any number.
+    pub accept_rate: u32,
     /// The bounds of each.
     pub sessions: proxy::Settings,
     /// What they may send.
@@ -180,6 +199,7 @@ impl Default for Clients {
     fn default() -> Self {
         Self {
             connections_max: CONNECTIONS_MAX,
+            accept_rate: ACCEPT_RATE,
             sessions: proxy::Settings::default(),
             limits: Limits::default(),
             flush_all: false,

@@ -14,6 +14,7 @@ use tokio::io::{AsyncRead, ReadBuf};
 use tokio_util::io::poll_read_buf;
 
 use super::buffers::{self, SCRATCH_BYTES};
+use super::held::Held;
 use super::outbox::SHARE_BYTES_MIN;
 
 /// Most memory reserved for a message before its bytes have come, in bytes: a
@@ -54,6 +55,7 @@ pub struct Inbox {
     /// How long the first message in `carry` is at least.
     need: usize,
     scanned: usize,
+    held: Held,
 }
 
 impl Inbox {
@@ -116,6 +118,8 @@ impl Inbox {
         }
         if self.carry.len() >= self.need {
             self.offer(consume);
+        } else {
+            self.held.set(self.carry.len());
         }
         Poll::Ready(Ok(true))
     }
@@ -150,6 +154,7 @@ impl Inbox {
         if rest.is_empty() {
             // Frees the memory: an idle peer holds none.
             self.carry = BytesMut::new();
+            self.held.set(0);
             return;
         }
         let room = consumed
@@ -158,6 +163,7 @@ impl Inbox {
         let mut carry = BytesMut::with_capacity(room + SLACK_BYTES.min(room));
         carry.extend_from_slice(rest);
         self.carry = carry;
+        self.held.set(rest.len());
     }
 }
 

@@ -7,8 +7,8 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
@@ -17,7 +17,7 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio_util::sync::CancellationToken;
 
 use super::worker::{Accepted, Workers};
-use crate::clock;
+use crate::clock::{self, Moment};
 
 /// Connections that the kernel holds for us until we accept them; it may cap the
 /// number (`net.core.somaxconn`). memcached asks for as many.
@@ -26,6 +26,10 @@ pub const BACKLOG: i32 = 1024;
 /// How long accepting rests when the process has run out of descriptors or the
 /// kernel out of memory: trying again at once would only burn a core.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// How many clients may come at once, as the time in which they could come at
+/// the rate at which they are let in.
+const ACCEPT_BURST: Duration = Duration::from_millis(100);
 
 /// What a client is told when there are too many; memcached's words.
 const TOO_MANY: &[u8] = b"ERROR Too many open connections\r\n";
@@ -288,6 +292,11 @@ fn remove_stale(path: &Path) -> io::Result<()> {
 pub struct Gate {
     /// Most clients at a time.
     sessions_max: AtomicUsize,
+    /// Most clients let in a second; 0 for any number.
+    accept_rate: AtomicU64,
+    /// When the next client may be let in, if they come at that rate.
+    next: Mutex<Moment>,
+    delayed: AtomicU64,
     accepted: AtomicU64,
     refused: AtomicU64,
 }
@@ -297,9 +306,39 @@ impl Gate {
     pub fn new(sessions_max: usize) -> Self {
         Self {
             sessions_max: AtomicUsize::new(sessions_max),
+            accept_rate: AtomicU64::new(0),
+            next: Mutex::default(),
+            delayed: AtomicU64::new(0),
             accepted: AtomicU64::new(0),
             refused: AtomicU64::new(0),
         }
+    }
+
+    /// Lets in so many clients a second, or any number if 0. Others wait in the
+    /// kernel's queue.
+    pub fn set_accept_rate(&self, accept_rate: u32) {
+        self.accept_rate
+            .store(accept_rate.into(), Ordering::Relaxed);
+    }
+
+    /// How long the next client has to wait to be let in; if not at all, it is
+    /// counted.
+    fn wait(&self, now: Moment) -> Option<Duration> {
+        let rate = self.accept_rate.load(Ordering::Relaxed);
+        let apart = Duration::from_secs(1).checked_div(u32::try_from(rate).unwrap_or(u32::MAX))?;
+        let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
+        let ahead = next.since(now);
+        if ahead > ACCEPT_BURST {
+            self.delayed.fetch_add(1, Ordering::Relaxed);
+            return Some(ahead - ACCEPT_BURST);
+        }
+        *next = (*next).max(now).after(apart);
+        None
+    }
+
+    /// How often letting clients in has waited for its rate.
+    pub fn delayed(&self) -> u64 {
+        self.delayed.load(Ordering::Relaxed)
     }
 
     /// Clients let in since the start.
@@ -333,7 +372,10 @@ pub async fn accept_all<O: Clone + Send + 'static>(
 ) {
     // A cancelled accept loses nothing: a connection is taken from the kernel
     // only when it is returned.
-    while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
+    while let Some(accepted) = stop
+        .run_until_cancelled(next_client(&listener, &gate))
+        .await
+    {
         match accepted {
             Ok(socket) => let_in(socket, origin.clone(), &workers, &gate).await,
             Err(error) if is_about_the_client(&error) => {
@@ -357,6 +399,14 @@ pub async fn accept_all<O: Clone + Send + 'static>(
             Err(error) => tracing::warn!(%error, "clients in the queue of a listener are lost"),
         }
     }
+}
+
+/// The next client, as soon as it may be let in.
+async fn next_client(listener: &Listener, gate: &Gate) -> io::Result<Accepted> {
+    while let Some(wait) = gate.wait(clock::now()) {
+        clock::sleep(wait).await;
+    }
+    listener.accept().await
 }
 
 async fn let_in<O: Send + 'static>(socket: Accepted, origin: O, workers: &Workers<O>, gate: &Gate) {
@@ -413,6 +463,20 @@ mod tests {
         assert_eq!(tcp("::1").to_string(), "[::1]:11211");
         let unix = Address::Unix(PathBuf::from("/run/mc.sock"));
         assert_eq!(unix.to_string(), "unix:/run/mc.sock");
+    }
+
+    #[test]
+    fn clients_are_let_in_at_a_rate_with_bursts() {
+        let gate = Gate::new(1);
+        let at = |millis| Moment::default().after(Duration::from_millis(millis));
+        assert!((0..1000).all(|_| gate.wait(at(0)).is_none()), "no rate");
+        gate.set_accept_rate(100);
+        let now = at(1000);
+        assert_eq!((0..100).filter(|_| gate.wait(now).is_none()).count(), 11);
+        assert_eq!(gate.wait(now), Some(Duration::from_millis(10)));
+        assert_eq!(gate.wait(at(1010)), None);
+        assert!(gate.wait(at(1010)).is_some());
+        assert_eq!(gate.delayed(), 91);
     }
 
     #[tokio::test]

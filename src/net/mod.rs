@@ -3,6 +3,7 @@
 //! neither.
 
 pub mod buffers;
+pub mod held;
 pub mod inbox;
 pub mod listener;
 pub mod memory;

@@ -10,8 +10,10 @@ use bytes::Bytes;
 use tokio::task::AbortHandle;
 
 use super::buffers;
+use super::held::Held;
 use super::stream::WriteHalf;
 use super::turn::Turn;
+use crate::clock::{self, Moment};
 
 /// Values at least this large are shared between where they were read and where
 /// they are written; smaller ones are copied, which is cheaper than counting
@@ -32,7 +34,22 @@ struct Queue {
     written: usize,
     /// Bytes in all, those written of the first piece not counted.
     len: usize,
+    /// What has been written and is kept for a while.
+    kept: Kept,
 }
+
+/// Bytes that have been written and may have to be written again.
+#[derive(Debug, Default)]
+struct Kept {
+    /// Whether anything is kept.
+    on: bool,
+    /// What was written first, which mostly is all.
+    first: Vec<u8>,
+    more: Vec<Vec<u8>>,
+}
+
+/// Most bytes that are kept after they have been written.
+const KEPT_BYTES_MAX: usize = 64 * 1024;
 
 #[derive(Debug)]
 enum Piece {
@@ -112,14 +129,60 @@ impl Queue {
                 return;
             }
             self.written -= size;
-            if let Some(Piece::Copied(buffer)) = self.pieces.pop_front() {
-                buffers::give(buffer);
+            match self.pieces.pop_front() {
+                Some(Piece::Copied(buffer)) => self.let_go(buffer),
+                // Large values are not kept.
+                _ => self.forget_kept(),
             }
         }
         if self.written >= self.tail.len() {
             self.written = 0;
-            buffers::give(std::mem::take(&mut self.tail));
+            let buffer = std::mem::take(&mut self.tail);
+            self.let_go(buffer);
         }
+    }
+
+    /// Gives a buffer back that has been written, or keeps it.
+    #[inline]
+    fn let_go(&mut self, buffer: Vec<u8>) {
+        let kept = &mut self.kept;
+        if !kept.on {
+            return buffers::give(buffer);
+        }
+        if kept.first.is_empty() {
+            kept.first = buffer;
+        } else {
+            kept.more.push(buffer);
+        }
+        let more: usize = kept.more.iter().map(Vec::len).sum();
+        if kept.first.len() + more > KEPT_BYTES_MAX {
+            self.forget_kept();
+        }
+    }
+
+    #[inline]
+    fn forget_kept(&mut self) {
+        if self.kept.on {
+            self.kept.on = false;
+            buffers::give(std::mem::take(&mut self.kept.first));
+            self.kept.more.drain(..).for_each(buffers::give);
+        }
+    }
+
+    /// Puts bytes before all others.
+    fn push_front(&mut self, bytes: Vec<u8>) {
+        // What has been written of the first piece must not be taken for a part
+        // of these.
+        if self.written > 0 {
+            match self.pieces.front_mut() {
+                Some(Piece::Copied(first)) => drop(first.drain(..self.written)),
+                Some(Piece::Shared(first)) => *first = first.slice(self.written..),
+                None => drop(self.tail.drain(..self.written)),
+            }
+            self.written = 0;
+        }
+        self.len += bytes.len();
+        self.pieces.push_front(Piece::Copied(bytes));
     }
 }
 
@@ -203,6 +266,10 @@ pub struct Outbox {
     marked: Cell<bool>,
     /// Bytes handed to the socket since the outbox was made, over all sockets.
     sent: Cell<u64>,
+    /// What is counted of the queue while its peer does not take it.
+    held: Held,
+    /// When the peer last took something, while the socket is full.
+    taken: Cell<Moment>,
     /// The task that waits for room in the socket; it holds the socket open and
     /// is stopped when the socket is taken away.
     room: RefCell<Option<AbortHandle>>,
@@ -231,6 +298,8 @@ impl Outbox {
             state: Cell::new(State::Detached),
             marked: Cell::new(false),
             sent: Cell::new(0),
+            held: Held::default(),
+            taken: Cell::default(),
             room: RefCell::new(None),
             owner: RefCell::new(None),
             short: Cell::new(None),
@@ -251,6 +320,24 @@ impl Outbox {
     pub fn detach(&self) {
         self.drop_half();
         self.state.set(State::Detached);
+    }
+
+    /// Takes the socket away, and drops what is queued.
+    pub fn discard(&self) {
+        self.detach();
+        drop(self.queue.take());
+        self.held.set(0);
+    }
+
+    /// Bytes that stay queued because the peer does not take them.
+    pub fn held(&self) -> usize {
+        self.held.bytes()
+    }
+
+    /// Since when the peer has taken nothing although there was something to
+    /// take; `None` if it takes all.
+    pub fn blocked_since(&self) -> Option<Moment> {
+        (self.state.get() == State::Blocked).then(|| self.taken.get())
     }
 
     fn drop_half(&self) {
@@ -332,10 +419,39 @@ impl Outbox {
         self.sent.set(self.sent.get().wrapping_add(to_u64(count)));
     }
 
+    /// From now on keeps what is written, as far as it is little, until
+    /// [`Self::forget_kept`].
+    #[inline]
+    pub fn keep(&self) {
+        self.queue.borrow_mut().kept.on = true;
+    }
+
+    /// Keeps nothing any more.
+    #[inline]
+    pub fn forget_kept(&self) {
+        self.queue.borrow_mut().forget_kept();
+    }
+
+    /// What has been kept: all that was written since [`Self::keep`], if it was
+    /// little.
+    pub fn take_kept(&self) -> Option<Vec<u8>> {
+        let kept = std::mem::take(&mut self.queue.borrow_mut().kept);
+        kept.on.then(|| [kept.first, kept.more.concat()].concat())
+    }
+
+    /// Queues `bytes` before all others.
+    pub fn push_front(&self, bytes: Vec<u8>) {
+        if !bytes.is_empty() {
+            self.queue.borrow_mut().push_front(bytes);
+        }
+    }
+
     /// Sees to it that what is queued is written at the end of this turn.
     #[inline]
     pub fn mark(self: &Rc<Self>) {
-        if self.state.get() == State::Open && !self.marked.replace(true) {
+        if self.state.get() != State::Open {
+            self.held.set(self.len());
+        } else if !self.marked.replace(true) {
             self.turn.mark(Rc::clone(self));
         }
     }
@@ -386,9 +502,14 @@ impl Outbox {
             return;
         };
         match self.write_out(&half) {
-            Ok(()) => self.wake_if_short(),
+            Ok(()) => {
+                self.held.set(0);
+                self.wake_if_short();
+            }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 self.state.set(State::Blocked);
+                self.held.set(self.len());
+                self.taken.set(clock::now());
                 self.wake_if_short();
                 let task = tokio::task::spawn_local(Rc::clone(self).wait_for_room(half));
                 self.room.replace(Some(task.abort_handle()));
@@ -411,7 +532,10 @@ impl Outbox {
     async fn wait_for_room(self: Rc<Self>, half: Rc<WriteHalf>) {
         loop {
             let ready = half.writable().await;
-            match ready.and_then(|()| self.write_out(&half)) {
+            let written = ready.and_then(|()| self.write_out(&half));
+            self.held.set(self.len());
+            self.taken.set(clock::now());
+            match written {
                 Ok(()) => {
                     self.state.set(State::Open);
                     self.room.replace(None);
@@ -550,6 +674,43 @@ mod tests {
             theirs.read_exact(&mut got).await.unwrap();
             assert_eq!(&got, b"kept");
             assert_eq!(outbox.sent(), 9);
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn what_was_written_is_kept_until_it_is_forgotten() {
+        local(async {
+            let (turn, outbox, mut peer) = pair();
+            tokio::task::spawn_local(turn.run());
+            let mut got = [0; 3];
+            outbox.keep();
+            for piece in [b"one", b"two"] {
+                outbox.push(piece);
+                outbox.mark();
+                peer.read_exact(&mut got).await.unwrap();
+            }
+            outbox.push(b"unsent");
+            assert_eq!(outbox.take_kept().as_deref(), Some(&b"onetwo"[..]));
+            assert_eq!(outbox.take_kept(), None);
+            outbox.push_front(b"again ".to_vec());
+            outbox.mark();
+            let mut got = [0; 12];
+            peer.read_exact(&mut got).await.unwrap();
+            assert_eq!(&got, b"again unsent");
+            // Much is not kept, nor is what is large.
+            outbox.keep();
+            for _ in 0..5 {
+                outbox.push(&[0; KEPT_BYTES_MAX / 4]);
+                outbox.mark();
+                peer.read_exact(&mut [0; KEPT_BYTES_MAX / 4]).await.unwrap();
+            }
+            assert_eq!(outbox.take_kept(), None);
+            outbox.keep();
+            outbox.push_shared(Bytes::from_static(b"abc"));
+            outbox.mark();
+            peer.read_exact(&mut [0; 3]).await.unwrap();
+            assert_eq!(outbox.take_kept(), None);
         })
         .await;
     }

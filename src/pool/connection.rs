@@ -19,10 +19,13 @@ use super::backoff::Backoff;
 use super::deadlines::Deadlines;
 use super::dial::{Dialect, dial};
 use super::failure::Failure;
+use super::health::{State, Trust};
 use super::missed::Lingering;
 use super::missed::set::Due;
+use super::retry::{Budget, is_idempotent};
 use super::server::{Place, Server, ServerStats};
 use crate::clock::{self, Moment};
+use crate::net::held;
 use crate::net::inbox::{Batch, Consumed, Inbox};
 use crate::net::outbox::{Outbox, SHARE_BYTES_MIN};
 use crate::net::stream::ReadHalf;
@@ -39,6 +42,10 @@ const RECONNECT: Backoff = Backoff {
     factor: 2.0,
     jitter: 0.1,
 };
+
+/// Requests in flight with which a server that has just come back is trusted, on
+/// each connection: enough for a few clients, few enough to lose.
+const RAMP_FIRST: u64 = 64;
 
 /// Places for requests that an idle connection keeps.
 const WAITING_SPARE: usize = 16;
@@ -143,6 +150,8 @@ struct Waiter {
     asked: Moment,
     /// The end of its bytes in the stream of all bytes ever queued.
     end: u64,
+    /// It has been sent once more.
+    again: bool,
 }
 
 impl Waiter {
@@ -171,6 +180,8 @@ pub struct Connection {
     stats: Arc<ServerStats>,
     outbox: Rc<Outbox>,
     waiting: RefCell<VecDeque<Waiter>>,
+    /// How many of `waiting` the worker's sum has counted.
+    in_flight: Cell<usize>,
     /// How many at the front of `waiting` have timed out.
     late: Cell<usize>,
     /// The keys that requests in flight change, packed, in the order of the
@@ -197,6 +208,11 @@ pub struct Connection {
     /// The server has left the pool: the connection ends when nobody waits for
     /// it any more.
     retiring: Cell<bool>,
+    /// How many requests may be sent once more.
+    budget: RefCell<Budget>,
+    /// Which return of the server it was that was last noticed, and how many
+    /// requests had been answered by then.
+    ramp: Cell<(u64, u64)>,
     /// Wakes the task that is idle: a request has come, or it is to retire.
     wanted: Notify,
     deadlines: Rc<Deadlines>,
@@ -236,6 +252,7 @@ impl Connection {
             stats,
             outbox: Outbox::detached(Rc::clone(turn)),
             waiting: RefCell::default(),
+            in_flight: Cell::new(0),
             late: Cell::new(0),
             changes: RefCell::default(),
             changes_next: Cell::new(0),
@@ -247,6 +264,8 @@ impl Connection {
             stage: Cell::new(Stage::Idle),
             broken: Cell::new(None),
             retiring: Cell::new(false),
+            budget: RefCell::default(),
+            ramp: Cell::default(),
             wanted: Notify::new(),
             deadlines: Rc::clone(deadlines),
         });
@@ -269,24 +288,46 @@ impl Connection {
     #[inline]
     pub fn admit(&self) -> Result<(), Failure> {
         let settings = &self.server.settings;
-        let refused = if !self.server.health.is_active() {
+        let trust = self.server.health.trust();
+        let refused = if trust == Trust::None {
             Failure::Ejected
+        } else if trust == Trust::Some && !self.may_ramp() {
+            Failure::Ramp
         } else if self.waiting.borrow().len() >= settings.in_flight_max
             || self.outbox.len() >= settings.queue_bytes_max
         {
             Failure::QueueFull
         } else {
             match self.stage.get() {
+                Stage::Removed => Failure::Removed,
+                _ if !self.deadlines.has_room() => Failure::Overload,
+                _ if held::is_short() => Failure::Memory,
                 Stage::Up | Stage::Connecting => return Ok(()),
                 Stage::Idle => {
                     self.wanted.notify_one();
                     return Ok(());
                 }
-                Stage::Removed => Failure::Removed,
             }
         };
         self.refused(refused);
         Err(refused)
+    }
+
+    /// Whether a server that has just come back may be asked once more: it is
+    /// trusted with few requests at a time, and with one more for each that it
+    /// answers.
+    #[cold]
+    fn may_ramp(&self) -> bool {
+        let requests = self.stats.requests.get();
+        let waiting = to_u64(self.waiting.borrow().len());
+        let returns = self.server.health.entered(State::Returning);
+        let (of_return, mut start) = self.ramp.get();
+        if of_return != returns {
+            start = requests.saturating_sub(waiting);
+            self.ramp.set((returns, start));
+        }
+        let answered = requests.saturating_sub(start).saturating_sub(waiting);
+        waiting < RAMP_FIRST.saturating_add(answered)
     }
 
     /// Counts a request that is not sent.
@@ -314,6 +355,12 @@ impl Connection {
         let mut waiting = self.waiting.borrow_mut();
         if waiting.len() == self.late.get() {
             self.deadlines.arm(now.after(self.server.settings.timeout));
+            // The server owes nothing and may be about to close: see
+            // `send_again`. If it owes late replies, it lives.
+            let is_even = waiting.is_empty() && self.front_start.get() == self.outbox.sent();
+            if is_even && self.server.settings.retries_percent > 0 {
+                self.outbox.keep();
+            }
         }
         waiting.push_back(Waiter {
             asker: Some(asker),
@@ -323,9 +370,10 @@ impl Connection {
             changes: self.changes_next.replace(0),
             asked: now,
             end: self.outbox.sent().wrapping_add(to_u64(self.outbox.len())),
+            again: false,
         });
         self.stats.requests.increment();
-        self.stats.in_flight.set(to_u64(waiting.len()));
+        self.count_in_flight(waiting.len());
         self.outbox.mark();
     }
 
@@ -452,6 +500,9 @@ impl Connection {
         // Attempts in a row that led to nothing.
         let mut attempts = 0;
         let mut lingering = Lingering::default();
+        // A server that was there a moment ago may be starting anew: one attempt
+        // that it refuses does not count.
+        let mut spare = false;
         let preconnect = settings.preconnect && self.dialect == Dialect::Text;
         let mut eager = preconnect;
         loop {
@@ -495,11 +546,16 @@ impl Connection {
                     };
                     self.outbox.detach();
                     self.stats.connected.set(0);
+                    spare = settings.retries_percent > 0;
                     (failure, Some(read).filter(|_| !gone))
                 }
                 Err(failure) => {
                     attempts += 1;
                     self.stats.connect_failures.increment();
+                    let is_spared = std::mem::take(&mut spare) && failure == Failure::Refused;
+                    if is_spared && !self.waiting.borrow().is_empty() {
+                        continue;
+                    }
                     (Some(failure), None)
                 }
             };
@@ -541,19 +597,96 @@ impl Connection {
     fn settle(&self, failure: Failure, gone: bool) {
         let now = clock::now();
         tracing::debug!(server = %self.server.name, cause = failure.name(), "connection lost");
+        let fate = if gone { Fate::Failed } else { Fate::InDoubt };
+        let is_idle_close = failure == Failure::Closed && self.send_again(now, fate);
         // Requests of which some byte has been sent may have been carried out.
         let sent = self.outbox.sent();
-        let fate = if gone { Fate::Failed } else { Fate::InDoubt };
         while self.front_start.get() < sent && self.fail_front(failure, fate) {}
         // The rest of one that was cut in two must not follow on the next
         // connection.
         let cut = self.front_start.get().saturating_sub(sent);
         self.outbox.skip(usize::try_from(cut).unwrap_or(usize::MAX));
-        self.server.health.failed(failure, now);
+        if !is_idle_close {
+            self.server.failed(failure, now);
+        }
         // What will not be different the next time is not waited for.
-        if !self.server.health.is_active() || failure == Failure::NoBinary {
+        let is_hopeless = failure == Failure::NoBinary || failure.is_conclusive();
+        if !self.server.health.is_active() || is_hopeless {
             self.fail_all(failure);
         }
+    }
+
+    /// Queues anew, once, what was sent to a server that owed nothing and has
+    /// closed without a byte of a reply: most probably it had decided to close
+    /// before. Says whether all that was sent is queued anew.
+    fn send_again(&self, now: Moment, fate: Fate) -> bool {
+        let Some(kept) = self.outbox.take_kept() else {
+            return false;
+        };
+        let (start, sent) = (self.front_start.get(), self.outbox.sent());
+        let (mut waiters, mut bytes) = (VecDeque::new(), Vec::new());
+        let mut all = true;
+        while self.front_start.get() < sent {
+            if let Some(request) = self.front_to_repeat(&kept, start, now)
+                && let Some(mut waiter) = self.pop(Fate::Failed)
+            {
+                bytes.extend_from_slice(request);
+                // Where it is to end, as yet without what precedes it.
+                (waiter.again, waiter.end) = (true, to_u64(bytes.len()));
+                waiters.push_back(waiter);
+            } else if self.fail_front(Failure::Closed, fate) {
+                all = false;
+            } else {
+                break;
+            }
+        }
+        // The rest of one that was cut in two must not follow on the next
+        // connection.
+        let rest = self.front_start.get().saturating_sub(sent);
+        self.outbox
+            .skip(usize::try_from(rest).unwrap_or(usize::MAX));
+        let sent = self.outbox.sent();
+        self.stats.retries.add(to_u64(waiters.len()));
+        let all = all && !waiters.is_empty();
+        let mut waiting = self.waiting.borrow_mut();
+        for waiter in &mut *waiting {
+            waiter.end = waiter.end.wrapping_add(to_u64(bytes.len()));
+        }
+        for mut waiter in waiters.into_iter().rev() {
+            waiter.end = waiter.end.wrapping_add(sent);
+            waiting.push_front(waiter);
+        }
+        self.front_start.set(sent);
+        self.count_in_flight(waiting.len());
+        self.outbox.push_front(bytes);
+        all
+    }
+
+    /// The bytes of the request at the front, if it may be sent once more. `kept`
+    /// are bytes of the stream from `start` on.
+    fn front_to_repeat<'a>(&self, kept: &'a [u8], start: u64, now: Moment) -> Option<&'a [u8]> {
+        let waiting = self.waiting.borrow();
+        let front = waiting.front()?;
+        let from = self.front_start.get().wrapping_sub(start);
+        let bytes = range_of(kept, from, front.end.wrapping_sub(start))?;
+        self.may_repeat(front, bytes, now).then_some(bytes)
+    }
+
+    /// Whether a request may be sent once more.
+    fn may_repeat(&self, waiter: &Waiter, bytes: &[u8], now: Moment) -> bool {
+        let settings = &self.server.settings;
+        let is_due = waiter.asked.after(settings.timeout) <= now;
+        let is_change = waiter.changes > 0 || !is_idempotent(bytes);
+        if waiter.asker.is_none() || waiter.again || is_due || is_change {
+            return false;
+        }
+        let requests = self.stats.requests.get();
+        let mut budget = self.budget.borrow_mut();
+        let is_left = budget.take(requests, settings.retries_percent);
+        if !is_left {
+            self.stats.retries_refused.increment();
+        }
+        is_left
     }
 
     /// Fails everything in flight and forgets what has not been sent.
@@ -561,6 +694,13 @@ impl Connection {
         while self.fail_front(failure, Fate::Failed) {}
         self.outbox.skip(self.outbox.len());
         self.front_start.set(self.outbox.sent());
+    }
+
+    #[inline]
+    fn count_in_flight(&self, now: usize) {
+        let before = self.in_flight.replace(now);
+        self.deadlines.count(before, now);
+        self.stats.in_flight.set(to_u64(now));
     }
 
     /// Fails the request at the front; says whether there was one.
@@ -607,7 +747,7 @@ impl Connection {
         self.front_start.set(waiter.end);
         self.front_blocks.set(0);
         self.late.set(self.late.get().saturating_sub(1));
-        self.stats.in_flight.set(to_u64(waiting.len()));
+        self.count_in_flight(waiting.len());
         Some(waiter)
     }
 
@@ -697,6 +837,7 @@ impl Connection {
 
     /// Takes every complete reply out of what has been read.
     fn take_replies(&self, batch: &Batch<'_>) -> Consumed {
+        self.outbox.forget_kept();
         let now = clock::now();
         let mut used = 0;
         let mut answered = false;
@@ -856,7 +997,7 @@ impl Connection {
             // Before there is a binary connection its requests prove nothing: the
             // server may not speak that, and be well.
             if self.dialect == Dialect::Text || self.stage.get() == Stage::Up {
-                self.server.health.failed(Failure::TimedOut, now);
+                self.server.failed(Failure::TimedOut, now);
             }
         }
         self.forget_unsent();
@@ -911,6 +1052,11 @@ impl Connection {
                 .skip(usize::try_from(bytes).unwrap_or(usize::MAX));
         }
     }
+}
+
+/// The bytes from `start` to `end`, if there are so many.
+fn range_of(bytes: &[u8], start: u64, end: u64) -> Option<&[u8]> {
+    bytes.get(usize::try_from(start).ok()?..usize::try_from(end).ok()?)
 }
 
 fn to_u64(count: usize) -> u64 {

@@ -19,9 +19,32 @@ pub struct Deadlines {
     next: Cell<Option<Moment>>,
     earlier: Notify,
     connections: RefCell<Vec<Weak<Connection>>>,
+    /// Requests that wait on all of them.
+    in_flight: Cell<usize>,
+    /// Most of them.
+    in_flight_max: Cell<Option<usize>>,
 }
 
 impl Deadlines {
+    /// Bounds the requests that wait on all connections together.
+    pub fn set_in_flight_max(&self, max: usize) {
+        self.in_flight_max.set(Some(max.max(1)));
+    }
+
+    /// Whether one more request may wait.
+    #[inline]
+    pub(super) fn has_room(&self) -> bool {
+        let max = self.in_flight_max.get();
+        max.is_none_or(|max| self.in_flight.get() < max)
+    }
+
+    /// Counts a connection's requests: it had `before` and has `now`.
+    #[inline]
+    pub(super) fn count(&self, before: usize, now: usize) {
+        let in_flight = self.in_flight.get().wrapping_add(now).wrapping_sub(before);
+        self.in_flight.set(in_flight);
+    }
+
     /// Looks after one more connection, as long as it lives.
     pub(super) fn watch(&self, connection: Weak<Connection>) {
         self.connections.borrow_mut().push(connection);

@@ -43,6 +43,18 @@ pub enum Failure {
     /// delete it.
     #[error("has yet to delete what it missed of this key")]
     Behind,
+    /// Too many requests are waiting for all servers together.
+    #[error("is not asked while too many requests wait (in_flight_max)")]
+    Overload,
+    /// Clients make the proxy hold too much.
+    #[error("is not asked while memory is short (memory_max)")]
+    Memory,
+    /// It has just come back and has as much to do as it is trusted with.
+    #[error("is coming back and takes few requests yet (ramp)")]
+    Ramp,
+    /// It takes much longer than the other servers of its pool.
+    #[error("is slow")]
+    Slow,
 }
 
 /// Whether a failed request may be sent once more.
@@ -56,7 +68,7 @@ pub enum Retry {
 
 impl Failure {
     /// Every failure, in the order of [`Self::index`].
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 15] = [
         Self::TimedOut,
         Self::Refused,
         Self::ConnectTimedOut,
@@ -67,6 +79,10 @@ impl Failure {
         Self::QueueFull,
         Self::Removed,
         Self::NoBinary,
+        Self::Overload,
+        Self::Memory,
+        Self::Ramp,
+        Self::Slow,
         Self::Behind,
     ];
 
@@ -82,6 +98,10 @@ impl Failure {
             Self::Ejected => "ejected",
             Self::QueueFull => "queue_full",
             Self::Removed => "removed",
+            Self::Overload => "overload",
+            Self::Memory => "memory",
+            Self::Ramp => "ramp",
+            Self::Slow => "slow",
             Self::NoBinary => "no_binary",
             Self::Behind => "behind",
         }
@@ -100,7 +120,11 @@ impl Failure {
             Self::QueueFull => 7,
             Self::Removed => 8,
             Self::NoBinary => 9,
-            Self::Behind => 10,
+            Self::Overload => 10,
+            Self::Memory => 11,
+            Self::Ramp => 12,
+            Self::Slow => 13,
+            Self::Behind => 14,
         }
     }
 
@@ -108,7 +132,14 @@ impl Failure {
     pub const fn is_the_servers(self) -> bool {
         !matches!(
             self,
-            Self::Ejected | Self::QueueFull | Self::Removed | Self::NoBinary | Self::Behind
+            Self::Ejected
+                | Self::QueueFull
+                | Self::Removed
+                | Self::NoBinary
+                | Self::Overload
+                | Self::Memory
+                | Self::Ramp
+                | Self::Behind
         )
     }
 
@@ -116,7 +147,7 @@ impl Failure {
     pub const fn is_conclusive(self) -> bool {
         matches!(
             self,
-            Self::Refused | Self::ConnectTimedOut | Self::Unreachable
+            Self::Refused | Self::ConnectTimedOut | Self::Unreachable | Self::Slow
         )
     }
 
@@ -131,6 +162,10 @@ impl Failure {
             | Self::QueueFull
             | Self::Removed
             | Self::NoBinary
+            | Self::Overload
+            | Self::Memory
+            | Self::Ramp
+            | Self::Slow
             | Self::Behind => Retry::NothingSent,
         }
     }

@@ -3,9 +3,9 @@
 //! One word for all worker threads: what one of them learns spares the others
 //! the same lesson. While a server is ejected its requests fail at once, and
 //! only a probe brings it back: clients are never the probe, and a late reply is
-//! no proof.
+//! no proof. A server that is back is trusted step by step.
 
-use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use tokio::sync::watch;
@@ -22,6 +22,8 @@ pub enum State {
     Ejected,
     /// It is left alone and a probe is under way.
     Probing,
+    /// It is asked again, but not as much as before yet.
+    Returning,
 }
 
 impl State {
@@ -31,9 +33,33 @@ impl State {
             Self::Active => "active",
             Self::Ejected => "ejected",
             Self::Probing => "probing",
+            Self::Returning => "returning",
         }
     }
+
+    /// Every state.
+    pub const ALL: [Self; 4] = [Self::Active, Self::Ejected, Self::Probing, Self::Returning];
+
+    const fn is_asked(self) -> bool {
+        matches!(self, Self::Active | Self::Returning)
+    }
 }
+
+/// How much a server may be asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trust {
+    /// As much as its bounds allow.
+    Full,
+    /// Little at first, and more as it answers.
+    Some,
+    /// Nothing.
+    None,
+}
+
+/// The states as one number, for those who only want to know how much to ask.
+const NONE: u8 = 0;
+const FULL: u8 = 1;
+const SOME: u8 = 2;
 
 /// Since when and why a server is in its state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,8 +81,14 @@ pub struct Standing {
 pub struct Health {
     /// Failures in a row that eject.
     limit: u32,
+    /// Whether a server that is back is trusted step by step.
+    ramps: bool,
     /// A copy of the state that costs a request one load.
-    active: AtomicU8,
+    trust: AtomicU8,
+    /// Ejections that did not take place because too many others had.
+    withheld: AtomicU64,
+    /// How often each state was entered, by [`State::ALL`].
+    entered: [AtomicU64; State::ALL.len()],
     failures: AtomicU32,
     standing: Mutex<Standing>,
     /// Tells the prober and the connections.
@@ -68,7 +100,10 @@ impl Health {
     pub fn new(limit: u32) -> Self {
         Self {
             limit: limit.max(1),
-            active: AtomicU8::new(1),
+            ramps: false,
+            trust: AtomicU8::new(FULL),
+            withheld: AtomicU64::new(0),
+            entered: Default::default(),
             failures: AtomicU32::new(0),
             standing: Mutex::new(Standing {
                 state: State::Active,
@@ -81,10 +116,45 @@ impl Health {
         }
     }
 
+    /// The same, trusted step by step once it is back.
+    #[must_use]
+    pub fn with_ramp(mut self, ramps: bool) -> Self {
+        self.ramps = ramps;
+        self
+    }
+
     /// Whether the server may be asked.
     #[inline]
     pub fn is_active(&self) -> bool {
-        self.active.load(Ordering::Relaxed) != 0
+        self.trust.load(Ordering::Relaxed) != NONE
+    }
+
+    /// How much the server may be asked.
+    #[inline]
+    pub fn trust(&self) -> Trust {
+        match self.trust.load(Ordering::Relaxed) {
+            FULL => Trust::Full,
+            NONE => Trust::None,
+            _ => Trust::Some,
+        }
+    }
+
+    /// Ejections that did not take place because too many others had.
+    pub fn withheld(&self) -> u64 {
+        self.withheld.load(Ordering::Relaxed)
+    }
+
+    /// How often it has come into a state.
+    pub fn entered(&self, state: State) -> u64 {
+        let counts = self.entered.get(state as usize);
+        counts.map_or(0, |count| count.load(Ordering::Relaxed))
+    }
+
+    fn enter(&self, standing: &mut Standing, state: State) {
+        standing.state = state;
+        if let Some(count) = self.entered.get(state as usize) {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     /// State, since when, why.
@@ -107,22 +177,38 @@ impl Health {
 
     /// Notes a failure; says whether the server has been ejected for it.
     pub fn failed(&self, failure: Failure, now: Moment) -> bool {
+        self.failed_if(failure, now, || true)
+    }
+
+    /// As [`Self::failed`], where the server is ejected only if `may_eject`.
+    pub fn failed_if(
+        &self,
+        failure: Failure,
+        now: Moment,
+        may_eject: impl FnOnce() -> bool,
+    ) -> bool {
         if !failure.is_the_servers() || !self.is_active() {
             return false;
         }
         let before = self.failures.fetch_add(1, Ordering::Relaxed);
-        if !failure.is_conclusive() && before.saturating_add(1) < self.limit {
+        let on_probation = self.trust() == Trust::Some;
+        let is_enough = on_probation || before.saturating_add(1) >= self.limit;
+        if !failure.is_conclusive() && !is_enough {
+            return false;
+        }
+        if !may_eject() {
+            self.withheld.fetch_add(1, Ordering::Relaxed);
             return false;
         }
         let mut standing = self.lock();
-        if standing.state != State::Active {
+        if !standing.state.is_asked() {
             return false;
         }
-        standing.state = State::Ejected;
+        self.enter(&mut standing, State::Ejected);
         standing.since = now;
         standing.cause = Some(failure);
         standing.ejections += 1;
-        self.active.store(0, Ordering::Relaxed);
+        self.trust.store(NONE, Ordering::Relaxed);
         drop(standing);
         self.changed.send_replace(State::Ejected);
         true
@@ -131,7 +217,7 @@ impl Health {
     /// Notes when the next probe is due.
     pub fn probe_at(&self, at: Moment) {
         let mut standing = self.lock();
-        if standing.state != State::Active {
+        if !standing.state.is_asked() {
             standing.state = State::Ejected;
             standing.next_probe = Some(at);
         }
@@ -141,7 +227,7 @@ impl Health {
     pub fn probing(&self) {
         let mut standing = self.lock();
         if standing.state == State::Ejected {
-            standing.state = State::Probing;
+            self.enter(&mut standing, State::Probing);
             standing.next_probe = None;
         }
     }
@@ -149,25 +235,40 @@ impl Health {
     /// Brings the server back: a probe was answered.
     pub fn restore(&self, now: Moment) {
         let mut standing = self.lock();
-        if standing.state == State::Active {
+        if standing.state.is_asked() {
             return;
         }
-        standing.state = State::Active;
+        let (state, trust) = if self.ramps {
+            (State::Returning, SOME)
+        } else {
+            (State::Active, FULL)
+        };
+        self.enter(&mut standing, state);
         standing.since = now;
         standing.next_probe = None;
         self.failures.store(0, Ordering::Relaxed);
-        self.active.store(1, Ordering::Relaxed);
+        self.trust.store(trust, Ordering::Relaxed);
         drop(standing);
-        self.changed.send_replace(State::Active);
+        self.changed.send_replace(state);
+    }
+
+    /// Trusts a server that is back as any other. Says whether it was on its way.
+    pub fn settle(&self, now: Moment) -> bool {
+        let mut standing = self.lock();
+        if standing.state != State::Returning {
+            return false;
+        }
+        self.enter(&mut standing, State::Active);
+        standing.since = now;
+        self.trust.store(FULL, Ordering::Relaxed);
+        true
     }
 
     /// Waits until the server is ejected, or until it is not.
     pub async fn wait_until(&self, active: bool) {
         let mut changes = self.changed.subscribe();
         // The sender lives as long as `self`: the wait cannot fail.
-        let _ = changes
-            .wait_for(|state| (*state == State::Active) == active)
-            .await;
+        let _ = changes.wait_for(|state| state.is_asked() == active).await;
     }
 }
 
@@ -220,6 +321,36 @@ mod tests {
         health.restore(NOW);
         assert!(health.is_active());
         assert_eq!(health.standing().state, State::Active);
+    }
+
+    #[test]
+    fn a_server_that_is_back_is_on_probation() {
+        let health = Health::new(3).with_ramp(true);
+        assert_eq!(health.trust(), Trust::Full);
+        health.failed(Failure::Refused, NOW);
+        assert_eq!(health.trust(), Trust::None);
+        health.restore(NOW);
+        assert_eq!(health.standing().state, State::Returning);
+        assert!(health.is_active());
+        assert_eq!(health.trust(), Trust::Some);
+        // One failure is enough now.
+        assert!(health.failed(Failure::TimedOut, NOW));
+        health.restore(NOW);
+        assert!(health.settle(NOW));
+        assert!(!health.settle(NOW));
+        assert_eq!(health.trust(), Trust::Full);
+        assert!(!health.failed(Failure::TimedOut, NOW));
+        let entered = State::ALL.map(|state| health.entered(state));
+        assert_eq!(entered, [1, 2, 0, 2]);
+    }
+
+    #[test]
+    fn an_ejection_that_may_not_be_is_withheld() {
+        let health = Health::new(1);
+        assert!(!health.failed_if(Failure::Refused, NOW, || false));
+        assert!(health.is_active());
+        assert_eq!(health.withheld(), 1);
+        assert!(health.failed_if(Failure::Refused, NOW, || true));
     }
 
     #[tokio::test]

@@ -11,8 +11,11 @@ pub mod dial;
 pub mod failure;
 pub mod health;
 pub mod missed;
+pub mod peers;
 pub mod probe;
+mod retry;
 pub mod server;
+pub mod slow;
 
 pub use connection::{Ask, Asker, Connection, Reply, Verdict};
 pub use deadlines::Deadlines;
@@ -20,4 +23,5 @@ pub use dial::Dialect;
 pub use failure::Failure;
 pub use health::{Health, State};
 pub use missed::{Missed, OnReturn};
+pub use peers::Peers;
 pub use server::{Server, ServerStats, Settings};

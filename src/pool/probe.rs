@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::dial::{Dialect, dial};
+use super::failure::Failure;
 use super::missed;
 use super::server::{Place, Server};
 use crate::clock;
@@ -26,10 +27,12 @@ async fn bring_back(server: &Server) {
         let standing = server.health.standing();
         tracing::warn!(
             server = %server.name,
-            cause = standing.cause.map(super::Failure::name),
+            cause = standing.cause.map(Failure::name),
             "server ejected"
         );
-        let mut attempt = 0;
+        // Who is slow is not better a moment later.
+        let is_slow = standing.cause == Some(Failure::Slow);
+        let mut attempt = if is_slow { u32::MAX } else { 0 };
         loop {
             let wait = settings.probe.wait(attempt, fastrand::f64());
             server.health.probe_at(clock::now().after(wait));
@@ -57,5 +60,16 @@ async fn bring_back(server: &Server) {
             away_ms = u64::try_from(away.as_millis()).unwrap_or(u64::MAX),
             "server is back"
         );
+        if !settings.ramp.is_zero() {
+            // Whichever is cancelled loses nothing: the health is a state.
+            tokio::select! {
+                () = clock::sleep(settings.ramp) => {
+                    if server.health.settle(clock::now()) {
+                        tracing::info!(server = %server.name, "server is trusted again");
+                    }
+                }
+                () = server.health.wait_until(false) => {}
+            }
+        }
     }
 }

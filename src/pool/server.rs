@@ -4,10 +4,14 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
+
 use super::backoff::Backoff;
 use super::failure::Failure;
 use super::health::Health;
 use super::missed::Missed;
+use super::peers::Peers;
+use crate::clock::Moment;
 use crate::net::listener::Address;
 use crate::stats::{Counter, Gauge, Histogram};
 
@@ -34,10 +38,20 @@ pub struct Settings {
     /// Most requests that have timed out and whose late replies a connection is
     /// still waiting for.
     pub late_max: usize,
+    /// How many of a hundred requests may be sent once more; 0 for none.
+    pub retries_percent: u32,
     /// Failures in a row after which the server is ejected.
     pub failures: u32,
     /// When an ejected server is asked whether it is back.
     pub probe: Backoff,
+    /// How long a server that is back is trusted with few requests; zero for not
+    /// at all.
+    pub ramp: Duration,
+    /// How many of a hundred servers of a pool may be ejected at a time.
+    pub eject_max_percent: u32,
+    /// How many times as slow as the median a server may be; `None` for any
+    /// number.
+    pub slow_after: Option<u32>,
 }
 
 impl Default for Settings {
@@ -51,6 +65,7 @@ impl Default for Settings {
             queue_bytes_max: 64 << 20,
             stall_timeout: Duration::from_secs(5),
             late_max: 4096,
+            retries_percent: 10,
             failures: 3,
             probe: Backoff {
                 first: Duration::from_millis(100),
@@ -58,6 +73,9 @@ impl Default for Settings {
                 factor: 1.5,
                 jitter: 0.1,
             },
+            ramp: Duration::from_secs(1),
+            eject_max_percent: 100,
+            slow_after: None,
         }
     }
 }
@@ -94,6 +112,8 @@ pub struct Server {
     pub health: Health,
     /// What it has missed; shared by all servers at the same place.
     pub missed: Arc<Missed>,
+    /// The other servers of its pool, once they are known.
+    pub peers: ArcSwapOption<Peers>,
     /// The counters of each thread's connections. Threads and connections are
     /// few and stay as long as the server does.
     stats: Mutex<Vec<Arc<ServerStats>>>,
@@ -103,15 +123,25 @@ impl Server {
     /// A server that has not been asked anything yet, but may have missed
     /// something.
     pub fn new(name: &str, place: Place, settings: Settings, missed: Arc<Missed>) -> Self {
-        let health = Health::new(settings.failures);
+        let health = Health::new(settings.failures).with_ramp(!settings.ramp.is_zero());
         Self {
             name: name.into(),
             place,
             settings,
             health,
             missed,
+            peers: ArcSwapOption::empty(),
             stats: Mutex::default(),
         }
+    }
+
+    /// Notes a failure; says whether the server has been ejected for it, which
+    /// depends on how many others are.
+    pub fn failed(&self, failure: Failure, now: Moment) -> bool {
+        self.health.failed_if(failure, now, || {
+            let peers = self.peers.load();
+            peers.as_ref().is_none_or(|peers| peers.may_lose_one())
+        })
     }
 
     /// Counters for one more user of the server.
@@ -146,6 +176,10 @@ pub struct ServerStats {
     pub error_replies: Counter,
     /// Replies that came after their request had timed out, and were dropped.
     pub late_replies: Counter,
+    /// Requests sent once more.
+    pub retries: Counter,
+    /// Requests not sent once more because too many were.
+    pub retries_refused: Counter,
     /// Connections made.
     pub connects: Counter,
     /// Attempts to connect that failed.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::settings::{ClientProtocol, MissOnError, ServerProtocol, Settings};
 use crate::net::listener::Address;
-use crate::pool::Server;
+use crate::pool::{Peers, Server};
 use crate::protocol::Limits;
 use crate::protocol::serve::Serve;
 use crate::router::Placement;
@@ -51,6 +51,15 @@ pub struct Pool {
     pub server_protocol: ServerProtocol,
 }
 
+impl Pool {
+    /// Its servers behind sockets.
+    pub fn remote_servers(&self) -> Vec<Arc<Server>> {
+        let members = self.members.iter();
+        let remote = members.filter(|member| member.embedded.is_none());
+        remote.map(|member| Arc::clone(&member.server)).collect()
+    }
+}
+
 /// Where requests go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Route {
@@ -87,6 +96,10 @@ pub struct Layout {
     pub addresses: Vec<Address>,
     /// The bounds of sessions.
     pub sessions: Settings,
+    /// Most bytes that all peers together may make the workers hold.
+    pub memory_max: usize,
+    /// Most requests in flight, of all workers.
+    pub in_flight_max: usize,
 }
 
 impl Layout {
@@ -98,6 +111,13 @@ impl Layout {
             .filter(|member| seen.insert(Arc::as_ptr(&member.server)))
             .map(|member| Arc::clone(&member.server))
             .collect()
+    }
+
+    /// Makes the servers of each pool known to each other.
+    pub(super) fn introduce(&self) {
+        for pool in &self.pools {
+            Peers::introduce(&pool.remote_servers());
+        }
     }
 
     /// The pool of this name.

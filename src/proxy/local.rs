@@ -289,6 +289,10 @@ fn report_servers(report: &mut Report, reading: &Reading<'_>) {
             if let Some(cause) = standing.cause {
                 report.line(&format!("{name}:ejected_for"), cause.name());
             }
+            if let Some(at) = standing.next_probe {
+                let wait = at.since(reading.now).as_millis();
+                report.line(&format!("{name}:next_probe_ms"), wait);
+            }
             report.line(&format!("{name}:ejections"), standing.ejections);
             let mut sums = ServerSums::default();
             server.stats().iter().for_each(|stats| sums.add(stats));

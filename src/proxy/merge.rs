@@ -9,6 +9,7 @@ use std::ops::Range;
 use bytes::Bytes;
 
 use super::settings::MissOnError;
+use crate::net::held::Held;
 use crate::net::outbox::{Outbox, SHARE_BYTES_MIN};
 use crate::pool::Failure;
 use crate::protocol::reply::Block;
@@ -17,6 +18,8 @@ use crate::protocol::reply::Block;
 const SPARE_MAX: usize = 256;
 /// Bytes beyond which a spare merge is not kept.
 const SPARE_BYTES_MAX: usize = 16 * 1024;
+/// From how many bytes on a reply counts as held.
+const HELD_BYTES_MIN: usize = 16 * 1024;
 
 thread_local! {
     /// Multi-key retrievals come one after another: their memory is lent on.
@@ -78,6 +81,7 @@ pub struct Merge {
     blocks: Vec<u8>,
     shared: Vec<Bytes>,
     bytes: usize,
+    held: Held,
     pending: usize,
     /// What the client is told if it is told of a failure: the first one.
     error: Vec<u8>,
@@ -118,6 +122,7 @@ impl Merge {
         merge.shared.clear();
         merge.error.clear();
         (merge.bytes, merge.pending) = (0, 0);
+        merge.held.set(0);
         SPARE.with_borrow_mut(|spare| {
             if spare.len() < SPARE_MAX {
                 spare.push(merge);
@@ -189,6 +194,9 @@ impl Merge {
             return false;
         };
         self.bytes += bytes.len();
+        if self.bytes >= HELD_BYTES_MIN {
+            self.held.set(self.bytes);
+        }
         let keep = self.bytes <= self.bytes_max;
         if !keep {
             // Only counted from here on: the request fails when all is in.

@@ -9,6 +9,7 @@ pub mod drain;
 pub mod layout;
 pub mod local;
 pub mod merge;
+mod relief;
 pub mod session;
 pub mod settings;
 pub mod slots;

@@ -53,6 +53,8 @@ pub struct Session {
     unread: Cell<bool>,
     /// The session waits for its client to take replies, or for replies.
     paused: Cell<bool>,
+    /// Bytes of a request that is not complete yet.
+    carried: Cell<usize>,
     /// Bytes sent that are in the worker's counter already.
     sent_counted: Cell<u64>,
     /// The bounds in force when the session last read.
@@ -100,6 +102,7 @@ impl Session {
             dead: Cell::new(false),
             unread: Cell::new(false),
             paused: Cell::new(false),
+            carried: Cell::new(0),
             sent_counted: Cell::new(0),
             bounds: Cell::new(bounds),
             worker,
@@ -170,6 +173,31 @@ impl Session {
         self.worker.stats.bytes_sent.add(sent.wrapping_sub(before));
     }
 
+    /// Bytes that the client makes the proxy hold.
+    pub fn held(&self) -> usize {
+        self.outbox.held() + self.slots.borrow().parked_bytes() + self.carried.get()
+    }
+
+    /// Since when the client has neither taken anything of what it is owed nor
+    /// completed a request.
+    pub fn stands_still_since(&self) -> Moment {
+        let blocked = self.outbox.blocked_since();
+        blocked.unwrap_or(self.last_active.get())
+    }
+
+    /// Ends the session now and drops what the client is owed.
+    pub fn cut_off(&self, end: End) {
+        self.kill(end);
+        self.drop_owed();
+    }
+
+    fn drop_owed(&self) {
+        self.dead.set(true);
+        self.outbox.discard();
+        drop(self.slots.take());
+        self.carried.set(0);
+    }
+
     /// Ends the session now.
     fn kill(&self, end: End) {
         self.ending.set(Some(end));
@@ -202,6 +230,9 @@ impl Session {
                     continue;
                 }
                 let read_once = inbox.poll_read(cx, &mut read, |batch| self.take_requests(&batch));
+                if !self.dead.get() {
+                    self.carried.set(inbox.len());
+                }
                 let read_once = match read_once {
                     Poll::Ready(read_once) => read_once,
                     Poll::Pending if self.finishing.get() && self.is_finished(&inbox) => {
@@ -221,8 +252,7 @@ impl Session {
         .await;
         self.count_sent();
         // Waiters in flight keep the session alive; the socket goes now.
-        self.dead.set(true);
-        self.outbox.detach();
+        self.drop_owed();
         end
     }
 

@@ -9,6 +9,7 @@ use bytes::Bytes;
 
 use super::binary;
 use super::merge::Merge;
+use crate::net::held::Held;
 use crate::net::outbox::{Outbox, SHARE_BYTES_MIN};
 use crate::protocol::binary::{Opcode, Response};
 use crate::protocol::reply::Outcome;
@@ -149,6 +150,7 @@ pub struct Slots {
     parked_live: usize,
     /// Bytes of early answers in memory of their own.
     shared: usize,
+    held: Held,
 }
 
 /// A parking place that holds this much more than is needed is tidied up.
@@ -214,6 +216,11 @@ impl Slots {
                 }
             }
         };
+        self.park(number, parked);
+    }
+
+    fn park(&mut self, number: u64, parked: Slot) {
+        self.held.set(self.parked_bytes());
         if let Some(slot) = self.get_mut(number) {
             *slot = parked;
         }
@@ -255,9 +262,7 @@ impl Slots {
                 }
             }
         };
-        if let Some(slot) = self.get_mut(number) {
-            *slot = parked;
-        }
+        self.park(number, parked);
     }
 
     /// Takes what is known of request `number`, to answer it.
@@ -315,6 +320,7 @@ impl Slots {
 
     /// Gives memory back that early answers no longer need.
     fn tidy(&mut self) {
+        self.held.set(self.parked_bytes());
         if self.parked_live == 0 {
             if self.parked.capacity() > PARKED_WASTE_MAX {
                 self.parked = Vec::new();

@@ -218,16 +218,19 @@ pub enum End {
     Slow,
     /// The proxy is stopping.
     Drain,
+    /// The worker held too much, and it stood still for longest.
+    Memory,
 }
 
 impl End {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Client,
         Self::Rubbish,
         Self::Idle,
         Self::Slow,
         Self::Drain,
+        Self::Memory,
     ];
 
     /// The name in metrics.
@@ -238,6 +241,7 @@ impl End {
             Self::Idle => "idle",
             Self::Slow => "slow",
             Self::Drain => "drain",
+            Self::Memory => "memory",
         }
     }
 }
@@ -247,6 +251,8 @@ impl End {
 pub struct WorkerStats {
     /// Sessions it serves now.
     pub sessions: Gauge,
+    /// Bytes that its peers make it hold, as it was last looked at.
+    pub held: Gauge,
     /// Sessions ended, by [`End`].
     ended: [Counter; End::ALL.len()],
     /// Bytes received from clients.

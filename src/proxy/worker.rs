@@ -16,6 +16,7 @@ use super::session::Session;
 use super::stats::{End, PoolCounters, PoolStats, WorkerStats};
 use crate::clock::{self, Moment};
 use crate::net::buffers;
+use crate::net::held;
 use crate::net::listener::Gate;
 use crate::net::memory;
 use crate::net::stream::Stream;
@@ -40,6 +41,8 @@ pub struct Shared {
     pub drain: watch::Sender<Drain>,
     /// How many clients there are and may be.
     pub gate: Arc<Gate>,
+    /// How many workers share the bounds on all.
+    worker_count: usize,
     /// When the proxy started.
     pub started: Moment,
     workers: Mutex<Vec<Arc<WorkerStats>>>,
@@ -47,9 +50,11 @@ pub struct Shared {
 }
 
 impl Shared {
-    /// Shares `layout` among workers yet to come.
-    pub fn new(layout: Layout, gate: Arc<Gate>) -> Arc<Self> {
+    /// Shares `layout` among so many workers yet to come.
+    pub fn new(layout: Layout, gate: Arc<Gate>, worker_count: usize) -> Arc<Self> {
+        layout.introduce();
         Arc::new(Self {
+            worker_count: worker_count.max(1),
             layout: ArcSwap::from_pointee(layout),
             replaced: watch::Sender::new(()),
             drain: watch::Sender::default(),
@@ -63,6 +68,7 @@ impl Shared {
     /// Puts another configuration in force, for all workers at once. Requests in
     /// flight end as they began.
     pub fn install(&self, layout: Layout) {
+        layout.introduce();
         self.layout.store(Arc::new(layout));
         let layout = self.layout.load();
         lock(&self.pools).retain(|counters| layout.pool(&counters.pool).is_some());
@@ -246,6 +252,12 @@ impl Worker {
                 session.finish();
             }
         }
+        let workers = self.shared.worker_count;
+        // Clients are let go from three quarters on: what comes in until they are,
+        // and what the allocator cannot give back at once, is to fit in too.
+        held::set_max(layout.memory_max / workers / 4 * 3);
+        self.deadlines
+            .set_in_flight_max(layout.in_flight_max / workers);
         let view = Rc::new(View {
             layout: Arc::clone(layout),
             pools,
@@ -386,11 +398,15 @@ impl Handler for Worker {
         tokio::task::spawn_local(Rc::clone(&self.deadlines).run());
         tokio::task::spawn_local(Rc::clone(&self).follow());
         tokio::task::spawn_local(Rc::clone(&self).let_go());
+        tokio::task::spawn_local(Rc::clone(&self).relieve());
         let mut received = 0;
         let mut released = false;
         loop {
             clock::sleep(SWEEP).await;
             self.sweep();
+            self.stats
+                .held
+                .set(u64::try_from(held::total()).unwrap_or(u64::MAX));
             let before = std::mem::replace(&mut received, self.stats.bytes_received.get());
             let idle = before == received;
             if idle && !released {

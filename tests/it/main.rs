@@ -9,12 +9,14 @@
 )]
 
 mod backend;
+mod bounds;
 mod cli;
 mod client;
 mod conformance;
 mod drain;
 mod faults;
 mod frames;
+mod health;
 mod ketch;
 mod layers;
 mod load;
@@ -22,6 +24,7 @@ mod memccapable;
 mod missed;
 mod peer;
 mod reload;
+mod retries;
 mod scripted;
 mod sessions;
 mod soak;

@@ -9,6 +9,9 @@ use std::thread;
 
 use socket2::{Domain, Socket, Type};
 
+/// What a slow server takes for an answer.
+const SLOWNESS: std::time::Duration = std::time::Duration::from_millis(8);
+
 /// What a server does beside answering. Can be changed while it runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fault {
@@ -29,6 +32,8 @@ pub(crate) enum Fault {
     Shifted,
     /// Sends a byte at a time.
     Drip,
+    /// Takes some milliseconds for every answer.
+    Slow,
     /// Says no to everything.
     Refuse(&'static str),
     /// Answers the first request of each connection, and closes at the second.
@@ -203,9 +208,12 @@ impl Shared {
             while *fault == Fault::Holding {
                 fault = self.changed.wait(fault).unwrap();
             }
+            if *fault == Fault::Slow {
+                fault = self.changed.wait_timeout(fault, SLOWNESS).unwrap().0;
+            }
             let fault = *fault;
             match fault {
-                Fault::None | Fault::Holding => writer.write_all(&answer)?,
+                Fault::None | Fault::Holding | Fault::Slow => writer.write_all(&answer)?,
                 Fault::Silent => {}
                 Fault::Junk(junk) => writer.write_all(&[&answer[..], junk].concat())?,
                 Fault::CloseAfterReply => {

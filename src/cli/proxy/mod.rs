@@ -123,9 +123,10 @@ impl Proxy {
         let told = Told::new(&source.path, incoming).context("cannot wait for signals")?;
 
         let gate = Arc::new(Gate::new(descriptors::make_room(&settings, threads)));
+        gate.set_accept_rate(settings.clients.accept_rate);
         let mut probes = Probes::default();
-        probes.look_after(layout.servers());
-        let shared = Shared::new(layout, Arc::clone(&gate));
+        probes.look_after(&layout);
+        let shared = Shared::new(layout, Arc::clone(&gate), threads);
         let of_workers = Arc::clone(&shared);
         let make = move |_| Worker::new(Arc::clone(&of_workers));
         let workers = Workers::start(threads, "worker", make).context("cannot start workers")?;
@@ -245,7 +246,9 @@ impl Proxy {
         let layout = shared.layout.load_full();
         let room = descriptors::make_room(&prepared.settings, self.threads);
         self.gate.set_sessions_max(room);
-        self.probes.look_after(layout.servers());
+        self.gate
+            .set_accept_rate(prepared.settings.clients.accept_rate);
+        self.probes.look_after(&layout);
         let workers = &self.workers;
         self.listeners
             .adopt(bound, &layout, workers, &self.gate)

@@ -9,7 +9,7 @@ use super::error::Misfit;
 use super::grammar::Flaw;
 use super::tree::Node;
 
-pub(super) use quantity::{Counts, Durations, Sizes, Weight};
+pub(super) use quantity::{Counts, Durations, Percent, Sizes, Weight};
 pub(super) use word::{Flag, OneOf, Optional, OrWord, Parsed};
 
 /// The look of a value of type `V`.

@@ -84,6 +84,36 @@ fn quantity(pattern: &str, zero: bool) -> Json {
     }
 }
 
+/// A whole number of hundredths, 0 to 100, with its sign.
+pub(in crate::config) struct Percent;
+
+impl Form<u32> for Percent {
+    fn read(&self, node: &Node) -> Result<u32, Misfit> {
+        let percent = with_unit(node, |text| match text.strip_suffix('%') {
+            Some(number) => number.parse().map_err(|_| Flaw::Form),
+            None if text == "0" => Ok(0),
+            None => Err(Flaw::Form),
+        })?;
+        in_range(percent, 0, 100, node)
+    }
+
+    fn show(&self, value: &u32) -> Option<String> {
+        Some(format!("{value}%"))
+    }
+
+    fn expected(&self) -> String {
+        "a share such as 10%, 0% to 100%".to_owned()
+    }
+
+    fn brief(&self) -> String {
+        "share, 0% to 100%".to_owned()
+    }
+
+    fn schema(&self) -> Json {
+        quantity("^([0-9]|[1-9][0-9]|100)%$", true)
+    }
+}
+
 /// A number of bytes with its unit.
 pub(in crate::config) struct Sizes {
     pub(in crate::config) min: usize,

@@ -46,6 +46,20 @@ pub(in crate::config) static CLIENTS: Section<Clients> = Section {
             bound: "a new client gets `ERROR Too many open connections` and is closed.",
         },
         Key {
+            name: "accept_rate",
+            slot: &Scalar {
+                lens: lens!(Clients, accept_rate),
+                form: Counts {
+                    min: 0,
+                    max: 1_000_000,
+                },
+            },
+            preset: Preset::Fresh,
+            help: "Clients let in a second, over all listeners, and a tenth of that at once; 0 \
+                   means any number.",
+            bound: "new clients wait in the kernel's queue.",
+        },
+        Key {
             name: "idle_timeout",
             slot: &Scalar {
                 lens: lens!(Clients, sessions.idle_timeout),

@@ -1,9 +1,13 @@
 //! One pool of servers.
 
+use std::time::Duration;
+
 use serde_json::{Value as Json, json};
 
-use super::{MEMORY, NAME, REQUESTS_MAX, SERVER, WAIT};
-use crate::config::form::{Counts, Flag, OneOf, Optional, Parsed, Sizes};
+use super::{MEMORY, NAME, REQUESTS_MAX, SERVER, WAIT, WAIT_MAX};
+use crate::config::form::{
+    Counts, Durations, Flag, OneOf, Optional, OrWord, Parsed, Percent, Sizes,
+};
 use crate::config::grammar;
 use crate::config::key::{Key, Preset, Scalar, Section, Slot, lens};
 use crate::config::reader::{At, Report};
@@ -236,6 +240,18 @@ pub(in crate::config) static POOL: Section<Pool> = Section {
                     probes find out when it is back.",
         },
         Key {
+            name: "retries",
+            slot: &Scalar {
+                lens: lens!(Pool, treatment.retries_percent),
+                form: Percent,
+            },
+            preset: Preset::Fresh,
+            help: "How many of all requests may be sent once more: retrievals that met the end \
+                   of a connection which had been idle, before any byte of a reply. Also whether a \
+                   refused reconnect is tried once more before the server is ejected.",
+            bound: "the request fails.",
+        },
+        Key {
             name: "probe_first",
             slot: &Scalar {
                 lens: lens!(Pool, treatment.probe.first),
@@ -255,6 +271,48 @@ pub(in crate::config) static POOL: Section<Pool> = Section {
             preset: Preset::Fresh,
             help: "The longest wait between two such questions. Not less than `probe_first`.",
             bound: "waits grow no more.",
+        },
+        Key {
+            name: "ramp",
+            slot: &Scalar {
+                lens: lens!(Pool, treatment.ramp),
+                form: Durations {
+                    zero: true,
+                    min: Duration::from_millis(1),
+                    max: WAIT_MAX,
+                },
+            },
+            preset: Preset::Fresh,
+            help: "How long a server that is back is trusted with 64 requests at a time on each \
+                   connection, and one more for each that it answers; meanwhile one failure \
+                   ejects it again. 0 means not at all.",
+            bound: "`SERVER_ERROR <server> is coming back and takes few requests yet (ramp)`.",
+        },
+        Key {
+            name: "eject_max",
+            slot: &Scalar {
+                lens: lens!(Pool, treatment.eject_max_percent),
+                form: Percent,
+            },
+            preset: Preset::Fresh,
+            help: "How many of the pool's servers may be ejected at a time. Where more seem to be \
+                   down it may be the network, and they are asked on.",
+            bound: "no further server is ejected.",
+        },
+        Key {
+            name: "slow_after",
+            slot: &Scalar {
+                lens: lens!(Pool, treatment.slow_after),
+                form: OrWord {
+                    word: "off",
+                    form: Counts { min: 2, max: 1000 },
+                },
+            },
+            preset: Preset::Fresh,
+            help: "How many times as slow as the pool's median a server may be, by the time in \
+                   which nine of ten requests are answered, over 2 s; at least three servers \
+                   with 50 requests each are compared, and 1 ms is always fast enough.",
+            bound: "the server is ejected, and probed after `probe_max`.",
         },
         Key {
             name: "miss_on_error",

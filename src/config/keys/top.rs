@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use serde_json::{Value as Json, json};
 
-use super::{CLIENTS, LISTENER, NAME, POOL, WAIT_MAX};
+use super::{BYTES_MAX, CLIENTS, LISTENER, NAME, POOL, WAIT_MAX};
 use crate::config::error::{Fault, Misfit};
-use crate::config::form::{Counts, Durations, Flag, OneOf, Optional, OrWord, Parsed};
+use crate::config::form::{Counts, Durations, Flag, OneOf, Optional, OrWord, Parsed, Sizes};
 use crate::config::grammar;
 use crate::config::key::{Key, Nested, Preset, Scalar, Section, Slot, lens};
 use crate::config::path::Part;
@@ -113,6 +113,38 @@ pub(in crate::config) static TOP: Section<Settings> = Section {
             help: "Worker threads, each with its own connections to all servers. `auto` starts \
                    one for each core that the process may use.",
             bound: "",
+        },
+        Key {
+            name: "memory_max",
+            slot: &Scalar {
+                lens: lens!(Settings, memory_max),
+                form: Sizes {
+                    min: 1 << 20,
+                    max: BYTES_MAX,
+                },
+            },
+            preset: Preset::Fresh,
+            help: "Bytes that clients and servers together may make the process hold: replies \
+                   that are not taken, requests that are not complete, what waits for a server. \
+                   Each worker has an equal share. Embedded caches do not count.",
+            bound: "clients are cut off, those first that have not moved for longest; requests \
+                    meanwhile fail with \
+                    `SERVER_ERROR <server> is not asked while memory is short (memory_max)`.",
+        },
+        Key {
+            name: "in_flight_max",
+            slot: &Scalar {
+                lens: lens!(Settings, in_flight_max),
+                form: Counts {
+                    min: 1,
+                    max: 1 << 26,
+                },
+            },
+            preset: Preset::Fresh,
+            help: "Requests of all clients that may wait for servers. Each worker has an equal \
+                   share.",
+            bound: "`SERVER_ERROR <server> is not asked while too many requests wait \
+                    (in_flight_max)`.",
         },
         Key {
             name: "admin",

@@ -274,6 +274,12 @@ fn regex_matches(pattern: &str, value: &Json) -> Result<(), String> {
         "^[^\\u0000-\\u001f]+$" => !text.is_empty() && !text.chars().any(char::is_control),
         "^[\\u0001-\\u007f]{2}$" => text.len() == 2,
         "^.{1,16}$" => (1..=16).contains(&text.chars().count()),
+        "^([0-9]|[1-9][0-9]|100)%$" => {
+            let percent = text
+                .strip_suffix('%')
+                .and_then(|number| number.parse().ok());
+            percent.is_some_and(|percent: u32| percent <= 100)
+        }
         "^(0o)?0?[0-7]{1,3}$" => octal(text.trim_start_matches("0o")),
         other => panic!("the schema has the pattern {other}"),
     };

@@ -202,6 +202,8 @@ const OTHER: &[(&str, &str, &str)] = &[
     ("top level", "log", "log: debug"),
     ("top level", "log_format", "log_format: json"),
     ("top level", "drain_timeout", "drain_timeout: 1s"),
+    ("top level", "memory_max", "memory_max: 3MiB"),
+    ("top level", "in_flight_max", "in_flight_max: 5"),
     ("top level", "watch", "watch: false"),
     ("listen[]", "address", ""),
     ("listen[]", "mode", "mode: 0600"),
@@ -212,6 +214,7 @@ const OTHER: &[(&str, &str, &str)] = &[
     ("listen[]", "line_bytes_max", "line_bytes_max: 3KiB"),
     ("listen[]", "flush_all", "flush_all: true"),
     ("clients", "connections_max", "connections_max: 5"),
+    ("clients", "accept_rate", "accept_rate: 5"),
     ("clients", "idle_timeout", "idle_timeout: 1m"),
     ("clients", "in_flight_max", "in_flight_max: 5"),
     ("clients", "pause_bytes", "pause_bytes: 8KiB"),
@@ -236,8 +239,12 @@ const OTHER: &[(&str, &str, &str)] = &[
     ("pools.NAME", "stall_timeout", "stall_timeout: 7s"),
     ("pools.NAME", "late_max", "late_max: 0"),
     ("pools.NAME", "failures", "failures: 5"),
+    ("pools.NAME", "retries", "retries: 5%"),
     ("pools.NAME", "probe_first", "probe_first: 1s"),
     ("pools.NAME", "probe_max", "probe_max: 1s"),
+    ("pools.NAME", "ramp", "ramp: 5s"),
+    ("pools.NAME", "eject_max", "eject_max: 50%"),
+    ("pools.NAME", "slow_after", "slow_after: 5"),
     ("pools.NAME", "miss_on_error", "miss_on_error: never"),
     ("pools.NAME", "server_protocol", "server_protocol: meta"),
     ("pools.NAME", "embedded_memory", "embedded_memory: 1GiB"),
@@ -311,8 +318,12 @@ pools:
     stall_timeout: 7ms
     late_max: 8
     failures: 9
+    retries: 13%
     probe_first: 10ms
     probe_max: 11ms
+    ramp: 21ms
+    eject_max: 22%
+    slow_after: 23
     miss_on_error: always
     server_protocol: meta
     embedded_memory: 12MiB
@@ -342,12 +353,16 @@ log_format: json
         queue_bytes_max: 6 << 10,
         stall_timeout: ms(7),
         late_max: 8,
+        retries_percent: 13,
         failures: 9,
         probe: crate::pool::backoff::Backoff {
             first: ms(10),
             max: ms(11),
             ..crate::pool::Settings::default().probe
         },
+        ramp: ms(21),
+        eject_max_percent: 22,
+        slow_after: Some(23),
     };
     assert_eq!(pool.treatment, expected);
     assert_eq!(pool.placement.distribution, Distribution::Range);
