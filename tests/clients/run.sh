@@ -4,7 +4,7 @@
 #     tests/clients/run.sh [WORK]
 #
 # Installs the clients from their registries into WORK (default: a new directory below /tmp), so it needs the network,
-# python3 with venv, and node with npm. KETCH and MEMCACHED name the programs if they are not in PATH.
+# python3 with venv, node with npm, and cargo. KETCH and MEMCACHED name the programs if they are not in PATH.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 work=${1:-$(mktemp -d /tmp/ketch-clients.XXXXXX)}
@@ -21,6 +21,7 @@ if [ ! -x "$work/venv/bin/python" ]; then
     "$work/venv/bin/pip" install --quiet python-binary-memcached pylibmc
 fi
 [ -d "$work/node_modules/memjs" ] || npm install --silent --prefix "$work" memjs
+cargo build --quiet --manifest-path "$here/rust/Cargo.toml" --target-dir "$work/rust"
 
 servers=
 for number in 1 2 3 4; do
@@ -62,6 +63,10 @@ for way in direct as_client meta embedded; do
     done
     echo "$way: memjs"
     NODE_PATH="$work/node_modules" node "$here/check.js" "$address"
+    for mode in binary ascii; do
+        echo "$way: memcache crate, $mode"
+        "$work/rust/debug/ketch-client-check" "$mode" "$address"
+    done
     echo "$way: frames"
     python3 "$here/frames.py" "$address"
 done

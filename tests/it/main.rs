@@ -9,6 +9,7 @@
 )]
 
 mod backend;
+mod binary;
 mod bounds;
 mod cli;
 mod client;
