@@ -107,6 +107,14 @@ impl Session {
 
     /// Deletes what a refused value was to replace, without telling.
     fn delete_item(self: &Rc<Self>, key: &[u8], reading: &Reading<'_>) {
+        let Some(target) = reading.target() else {
+            return;
+        };
+        // Where nothing could be stored there is nothing to delete, and nothing to
+        // say about it either.
+        if self.path(target, target.pool.placement.pick(key)).is_none() {
+            return;
+        }
         let request = binary::Request {
             opcode: Opcode::Delete,
             opaque: 0,
