@@ -56,8 +56,14 @@ fn the_proxy_answers_in_binary_over_meta_as_memcached() {
 }
 
 #[test]
-fn the_proxy_over_the_bundled_cache_answers_in_binary_over_meta() {
+fn the_bundled_cache_answers_in_binary_as_memcached() {
+    check(Peer::backend(&[]).target());
+}
+
+#[test]
+fn the_proxy_over_the_bundled_cache_answers_in_binary_both_ways() {
     let servers: Vec<_> = (0..3).map(|_| Peer::backend(&[])).collect();
+    check_proxy("as_client over ketch backend", "", &servers);
     check_proxy(
         "meta over ketch backend",
         "    server_protocol: meta\n",
