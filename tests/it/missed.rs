@@ -26,7 +26,7 @@ const DEPTH: usize = 500;
 fn proxy(servers: &[SocketAddr], top: &str, pool: &str) -> Ketch {
     let servers: Vec<_> = servers.iter().map(|server| format!("'{server}'")).collect();
     Ketch::start(&format!(
-        "listen: 127.0.0.1:0\nadmin: 127.0.0.1:0\nworkers: 2\n{top}pools:\n  main:\n    timeout: 150ms\n    probe_first: 20ms\n    probe_max: 40ms\n{pool}    servers: [{}]\n",
+        "listen: 127.0.0.1:0\nadmin: 127.0.0.1:0\nworkers: 2\n{top}pools:\n  main:\n    timeout: 150ms\n    probe_first: 20ms\n    probe_max: 40ms\n    ramp: 0\n{pool}    servers: [{}]\n",
         servers.join(", "),
     ))
 }
