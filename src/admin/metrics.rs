@@ -9,7 +9,7 @@ use crate::clock;
 use crate::pool::missed::Counts;
 use crate::pool::{Failure, Server, ServerStats, health};
 use crate::proxy::Pool;
-use crate::proxy::stats::{Command, Dialect, End, PoolCounters, WorkerStats};
+use crate::proxy::stats::{Command, Dialect, End, PoolCounters, PoolStats, WorkerStats};
 use crate::stats::{Counter, HistogramSum};
 use crate::usage;
 
@@ -42,6 +42,12 @@ families! {
     MASKED Counter "ketch_failures_masked_total" [] "keys answered as misses although their server was not heard (miss_on_error)";
     UNTOLD Counter "ketch_failures_untold_total" [] "failed requests whose clients wanted no answer (noreply)";
     POOL_REQUESTS Counter "ketch_pool_requests_total" ["pool", "command", "protocol"] "requests of clients, by pool, command and what they came in: `text` (meta commands too) or `binary`";
+    POOL_FAILOVERS Counter "ketch_pool_failovers_total" ["pool"] "reads that went on to another member of their shard after an error";
+    POOL_REPAIRS Counter "ketch_pool_repairs_total" ["pool"] "items given to members of shards that did not hold them (read_miss)";
+    POOL_REPAIRS_DENIED Counter "ketch_pool_repairs_denied_total" ["pool"] "repairs not begun because 1000 of the shard were under way in their worker";
+    POOL_HEDGES Counter "ketch_pool_hedges_total" ["pool"] "second members asked because the first was slow (hedge)";
+    POOL_HEDGES_WON Counter "ketch_pool_hedges_won_total" ["pool"] "second members that answered first";
+    POOL_HEDGES_DENIED Counter "ketch_pool_hedges_denied_total" ["pool"] "second members not asked because hedge_budget was spent";
     SERVER_UP Gauge "ketch_server_up" ["pool", "server"] "1 while the server is asked, 0 while it is ejected";
     SERVER_EJECTIONS Counter "ketch_server_ejections_total" ["pool", "server"] "times that the server was ejected";
     SERVER_CHANGES Counter "ketch_server_state_changes_total" ["pool", "server", "state"] "times that the server came into a state: active, ejected, probing, returning";
@@ -174,6 +180,24 @@ fn pools(page: &mut Page, state: &State) {
             }
         }
     }
+    drop(requests);
+    let counts: [(&Family, fn(&PoolStats) -> &Counter); 6] = [
+        (&POOL_FAILOVERS, |stats| &stats.failovers),
+        (&POOL_REPAIRS, |stats| &stats.repairs),
+        (&POOL_REPAIRS_DENIED, |stats| &stats.repairs_denied),
+        (&POOL_HEDGES, |stats| &stats.hedges),
+        (&POOL_HEDGES_WON, |stats| &stats.hedges_won),
+        (&POOL_HEDGES_DENIED, |stats| &stats.hedges_denied),
+    ];
+    for (family, counter) in counts {
+        let mut samples = page.family(family);
+        let replicated = |pool: &&Pool| pool.replication.is_some();
+        for pool in layout.pools.iter().filter(replicated) {
+            let of_pool = counters.iter().filter(|known| known.pool == pool.name);
+            let count: u64 = of_pool.map(|known| counter(&known.stats).get()).sum();
+            samples.sample(&[&pool.name], count);
+        }
+    }
     servers(page, &layout.pools);
 }
 
@@ -197,7 +221,7 @@ fn servers(page: &mut Page, pools: &[Pool]) {
     let rows: Vec<_> = pools
         .iter()
         .flat_map(|pool| {
-            pool.members.iter().map(|member| Row {
+            pool.servers().map(|member| Row {
                 pool: &pool.name,
                 server: &member.server,
                 stats: member.server.stats(),

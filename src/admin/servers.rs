@@ -19,8 +19,7 @@ pub fn report(state: &State) -> Value {
 
 fn pool_report(pool: &Pool, now: Moment) -> Value {
     let servers = pool
-        .members
-        .iter()
+        .servers()
         .map(|member| server_report(&member.server, now));
     json!({ "name": pool.name, "servers": servers.collect::<Vec<_>>() })
 }

@@ -68,6 +68,7 @@ fn write_pool(pool: &Pool, placement: &Placement, out: &mut dyn Write) -> io::Re
     )?;
     let header = ["server", "address", "weight", "points", "share"];
     let mut rows = vec![header.map(str::to_owned)];
+    let mut replicas = pool.replicas.iter();
     for (server, share) in pool.servers.iter().zip(placement.shares()) {
         let Share {
             points, percent, ..
@@ -79,6 +80,10 @@ fn write_pool(pool: &Pool, placement: &Placement, out: &mut dyn Write) -> io::Re
             points.map_or_else(none, |points| points.to_string()),
             percent.map_or_else(none, |percent| format!("{percent:.2} %")),
         ]);
+        for replica in replicas.next().into_iter().flatten() {
+            let name = format!("  replica {}", replica.shown_name());
+            rows.push([name, replica.place.to_string(), none(), none(), none()]);
+        }
     }
     let width = |column: usize| {
         let widths = rows.iter().filter_map(|row| row.get(column));

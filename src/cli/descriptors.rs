@@ -48,7 +48,7 @@ pub(super) fn room_for(wanted: usize, others: usize) -> usize {
 fn others(settings: &Settings, workers: usize) -> usize {
     let connections = settings.pools.iter().map(|pool| {
         let each = pool.treatment.connections.saturating_mul(workers);
-        let remote = pool.servers.iter().filter(|server| !server.is_embedded());
+        let remote = pool.all_servers().filter(|server| !server.is_embedded());
         remote.count().saturating_mul(each)
     });
     let connections = connections.fold(0, usize::saturating_add);

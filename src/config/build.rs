@@ -11,8 +11,12 @@ use crate::pool::missed;
 use crate::pool::server::Place;
 use crate::pool::{Missed, Server};
 use crate::protocol::serve::Serve;
-use crate::proxy::layout::{Cache, Member};
+use crate::proxy::layout::{Cache, Member, Replication};
+use crate::proxy::shard::Changes;
 use crate::proxy::{Entry, Layout, Pool, Route};
+
+/// The environment's word for the zone that the proxy is in.
+const ZONE_VARIABLE: &str = "KETCH_ZONE";
 
 /// Makes a cache of this much memory, in bytes, in this process.
 pub type MakeCache<'a> =
@@ -41,6 +45,7 @@ impl Config {
             missed,
             memory_max,
             in_flight_max,
+            zone,
             ..
         } = self.settings;
         let mut builder = Builder {
@@ -57,11 +62,13 @@ impl Config {
             flush_all: listen.flush_all.unwrap_or(clients.flush_all),
         });
         let (addresses, entries) = numbered(entries, previous);
+        let zone = zone.or_else(|| std::env::var(ZONE_VARIABLE).ok());
         let pools = pools.iter().zip(self.placements).map(|(pool, placement)| {
             Ok(Pool {
+                replication: builder.replication(pool, zone.as_deref())?,
                 name: pool.name.as_str().into(),
                 placement,
-                members: builder.members(pool)?,
+                members: builder.members(pool, &pool.servers)?,
                 miss_on_error: pool.miss_on_error,
                 server_protocol: pool.server_protocol,
             })
@@ -122,7 +129,40 @@ struct Builder<'a> {
 }
 
 impl Builder<'_> {
-    fn members(&mut self, pool: &settings::Pool) -> Result<Vec<Member>, Error> {
+    /// What makes the members of a pool the primaries of shards.
+    fn replication(
+        &mut self,
+        pool: &settings::Pool,
+        zone: Option<&str>,
+    ) -> Result<Option<Replication>, Error> {
+        if pool.replicas.is_empty() {
+            return Ok(None);
+        }
+        let mut replicas = Vec::with_capacity(pool.replicas.len());
+        for servers in &pool.replicas {
+            replicas.push(self.members(pool, servers)?);
+        }
+        Ok(Some(Replication {
+            replicas,
+            settings: pool.replication.clone(),
+            zone: zone.map(Into::into),
+            changes: self.changes(&pool.name),
+        }))
+    }
+
+    /// The changes under way in the pool of this name: those of before, which may
+    /// not have ended.
+    fn changes(&self, pool: &str) -> Arc<Changes> {
+        let before = self.previous.and_then(|layout| layout.pool(pool));
+        let before = before.and_then(|pool| pool.replication.as_ref());
+        before.map_or_else(Arc::default, |before| Arc::clone(&before.changes))
+    }
+
+    fn members(
+        &mut self,
+        pool: &settings::Pool,
+        servers: &[settings::Server],
+    ) -> Result<Vec<Member>, Error> {
         let member = |server: &settings::Server| {
             if server.is_embedded() {
                 return self.embedded(pool, server);
@@ -130,9 +170,10 @@ impl Builder<'_> {
             Ok(Member {
                 server: self.remote(pool, server),
                 embedded: None,
+                zone: server.zone.as_deref().map(Into::into),
             })
         };
-        pool.servers.iter().map(member).collect()
+        servers.iter().map(member).collect()
     }
 
     fn remote(&mut self, pool: &settings::Pool, server: &settings::Server) -> Arc<Server> {
@@ -162,7 +203,10 @@ impl Builder<'_> {
         let name = server.shown_name();
         let memory_bytes = pool.embedded_memory;
         if let Some(known) = self.known_cache(&pool.name, &name, memory_bytes) {
-            return Ok(known.clone());
+            return Ok(Member {
+                zone: server.zone.as_deref().map(Into::into),
+                ..known.clone()
+            });
         }
         let serve = (self.make_cache)(memory_bytes).map_err(|source| Error::Cache {
             pool: pool.name.clone(),
@@ -175,6 +219,7 @@ impl Builder<'_> {
                 serve,
                 memory_bytes,
             }),
+            zone: server.zone.as_deref().map(Into::into),
         })
     }
 
@@ -183,7 +228,7 @@ impl Builder<'_> {
     fn known_cache(&self, pool: &str, name: &str, memory_bytes: usize) -> Option<&Member> {
         let mut pools = self.previous?.pools.iter();
         let pool = pools.find(|known| *known.name == *pool)?;
-        pool.members.iter().find(|member| {
+        pool.servers().find(|member| {
             let embedded = member.embedded.as_ref();
             *member.server.name == *name
                 && embedded.is_some_and(|embedded| embedded.memory_bytes == memory_bytes)

@@ -2,6 +2,7 @@
 
 use super::error::{Fault, Misfit};
 use super::grammar::{show_duration, show_size};
+use super::keys::SERVERS_EXPECTED;
 use super::path::Part;
 use super::place::place;
 use super::reader::{At, Report};
@@ -125,7 +126,33 @@ fn check_clients(settings: &Settings, at: &At<'_>, report: &mut Report<'_>) {
     }
 }
 
+/// Keys of a pool that only shards make use of.
+const OF_SHARDS: [&str; 6] = [
+    "read",
+    "read_miss",
+    "repair_ttl",
+    "replication",
+    "hedge",
+    "hedge_budget",
+];
+
 fn check_pool(pool: &Pool, at: &At<'_>, report: &mut Report<'_>) {
+    match (at.get("servers"), at.get("shards")) {
+        (None, None) => {
+            let expected = SERVERS_EXPECTED.to_owned();
+            let key = "servers";
+            report.key_fault(at, Fault::MissingKey { key, expected });
+        }
+        (Some(_), Some(shards)) => report.key_fault(&shards, Fault::ServersAndShards),
+        (Some(_), None) => {
+            for key in OF_SHARDS {
+                if let Some(at) = at.get(key) {
+                    report.warn(&at, Part::Key, "the pool has no shards");
+                }
+            }
+        }
+        (None, Some(_)) => {}
+    }
     let treatment = &pool.treatment;
     let stall = ("stall_timeout", treatment.stall_timeout);
     let timeout = ("timeout", treatment.timeout);
@@ -134,7 +161,7 @@ fn check_pool(pool: &Pool, at: &At<'_>, report: &mut Report<'_>) {
     let first = ("probe_first", treatment.probe.first);
     at_least(max, first, show_duration, at, report);
     if let Some(memory) = at.get("embedded_memory")
-        && !pool.servers.iter().any(Server::is_embedded)
+        && !pool.all_servers().any(Server::is_embedded)
     {
         report.warn(&memory, Part::Value, "no server of the pool is embedded");
     }

@@ -194,8 +194,8 @@ fn servers_missing(here: &Pool, there: &Pool) -> Vec<String> {
     let same = |one: &super::Server, other: &super::Server| {
         one.place == other.place && one.shown_name() == other.shown_name()
     };
-    let missing = |server: &&super::Server| there.servers.iter().all(|other| !same(server, other));
-    let servers = here.servers.iter().filter(missing);
+    let missing = |server: &&super::Server| there.all_servers().all(|other| !same(server, other));
+    let servers = here.all_servers().filter(missing);
     let show = |server: &super::Server| match &server.name {
         Some(name) => format!("{}: {name} ({})", here.name, server.place),
         None => format!("{}: {}", here.name, server.place),

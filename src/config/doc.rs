@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use serde_json::{Value as Json, json};
 
 use super::key::SectionDoc;
-use super::keys::{CLIENTS, LISTENER, POOL, SERVER, TOP};
+use super::keys::{CLIENTS, LISTENER, POOL, SERVER, SHARD, TOP};
 
 /// All sections, in the order in which they are told.
 pub fn sections() -> Vec<SectionDoc> {
@@ -16,6 +16,7 @@ pub fn sections() -> Vec<SectionDoc> {
         CLIENTS.doc(),
         POOL.doc(),
         SERVER.doc(),
+        SHARD.doc(),
     ]
 }
 
@@ -64,6 +65,7 @@ pub fn schema() -> Json {
         (CLIENTS.definition, CLIENTS.schema()),
         (POOL.definition, POOL.schema()),
         (SERVER.definition, SERVER.schema()),
+        (SHARD.definition, SHARD.schema()),
     ];
     if let Json::Object(fields) = &mut schema {
         let definitions = definitions.map(|(name, schema)| (name.to_owned(), schema));

@@ -132,6 +132,9 @@ pub enum Fault {
         /// The value of that key.
         least: String,
     },
+    /// Two lists of servers.
+    #[error("a pool has 'servers' or 'shards', not both")]
+    ServersAndShards,
     /// An address that is used twice.
     #[error("{address} is the address of line {first} already")]
     AddressTaken {

@@ -338,6 +338,17 @@ fn server_place(address: Address) -> Result<Place, Flaw> {
     }
 }
 
+/// A share: `95%`.
+pub(super) fn percent(text: &str) -> Result<u8, Flaw> {
+    let digits = text.strip_suffix('%').ok_or(Flaw::NoUnit)?;
+    let share: u8 = digits.parse().map_err(|_| Flaw::Form)?;
+    if (1..=99).contains(&share) {
+        Ok(share)
+    } else {
+        Err(Flaw::Form)
+    }
+}
+
 /// A name: of a pool, of a server. It appears in replies, logs and metrics.
 pub(super) fn name(text: &str) -> Result<String, Flaw> {
     if text.is_empty() {

@@ -7,8 +7,9 @@ use super::settings::Pool;
 use crate::router::{Error, Member, Placement, Settings, Warning};
 
 /// The keys of a pool that decide where its keys go.
-const PLACING: [&str; 7] = [
+const PLACING: [&str; 8] = [
     "servers",
+    "shards",
     "distribution",
     "hash",
     "hash_tag",
@@ -63,7 +64,11 @@ struct Attempt<'a> {
 impl<'a> Attempt<'a> {
     /// The server at this place, or one of its keys if it is a map.
     fn server(&self, place: usize, key: &str) -> At<'a> {
-        self.at.down("servers").item(place).down(key)
+        let list = match self.at.get("shards") {
+            Some(shards) => shards,
+            None => self.at.down("servers"),
+        };
+        list.item(place).down(key)
     }
 
     fn find(&self, is_it: impl Fn(&Member) -> bool) -> usize {

@@ -68,6 +68,8 @@ pub struct Settings {
     pub drain_timeout: Duration,
     /// How clients are treated.
     pub clients: Clients,
+    /// The zone that the proxy is in; `None` for what the environment says.
+    pub zone: Option<String>,
     /// How much is remembered of what a server has missed.
     pub missed: pool::missed::Settings,
     /// The pools, in the order of the file.
@@ -88,6 +90,7 @@ impl Default for Settings {
             watch: true,
             drain_timeout: DRAIN_TIMEOUT,
             clients: Clients::default(),
+            zone: None,
             missed: pool::missed::Settings::default(),
             pools: Vec::new(),
         }
@@ -212,8 +215,13 @@ impl Default for Clients {
 pub struct Pool {
     /// Its name.
     pub name: String,
-    /// Its servers, in the order of the file.
+    /// Its servers, in the order of the file; of shards the primaries.
     pub servers: Vec<Server>,
+    /// The replicas of each of them, if they are the primaries of shards; else
+    /// empty.
+    pub replicas: Vec<Vec<Server>>,
+    /// How the members of shards are used.
+    pub replication: proxy::shard::Settings,
     /// Which of them holds a key.
     pub placement: router::Settings,
     /// How they are treated.
@@ -232,6 +240,8 @@ impl Pool {
         Self {
             name: name.to_owned(),
             servers: Vec::new(),
+            replicas: Vec::new(),
+            replication: proxy::shard::Settings::default(),
             placement: router::Settings::default(),
             treatment: pool::Settings::default(),
             miss_on_error: MissOnError::default(),
@@ -245,16 +255,36 @@ impl Pool {
         self.servers.iter().map(Server::member).collect()
     }
 
+    /// All its servers: those of the list, and the replicas.
+    pub fn all_servers(&self) -> impl Iterator<Item = &Server> {
+        self.servers.iter().chain(self.replicas.iter().flatten())
+    }
+
     /// Names those embedded servers that have no name by their place among the
     /// embedded ones of the pool: `embedded-1`, `embedded-2`, ...
     pub(super) fn name_embedded(&mut self) {
-        let embedded = self.servers.iter_mut().filter(|s| s.is_embedded());
+        let replicas = self.replicas.iter_mut().flatten();
+        let servers = self.servers.iter_mut().chain(replicas);
+        let embedded = servers.filter(|server| server.is_embedded());
         for (number, server) in (1..).zip(embedded) {
             server
                 .name
                 .get_or_insert_with(|| format!("embedded-{number}"));
         }
     }
+}
+
+/// One shard of a pool, as the file says it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Shard {
+    /// Its primary; it is missing only while the file is read.
+    pub primary: Option<Server>,
+    /// Its replicas.
+    pub replicas: Vec<Server>,
+    /// Its name.
+    pub name: Option<String>,
+    /// Its share of the keys.
+    pub weight: Option<f64>,
 }
 
 /// One server of a pool.
@@ -268,6 +298,11 @@ pub struct Server {
     pub weight: f64,
     /// The first key it holds; for the range distribution.
     pub range_start: Option<Vec<u8>>,
+    /// The name of the shard that it is the primary of, by which keys are placed
+    /// instead of by its own.
+    pub shard: Option<String>,
+    /// The zone that it is in.
+    pub zone: Option<String>,
 }
 
 impl Server {
@@ -278,6 +313,8 @@ impl Server {
             name: None,
             weight: 1.0,
             range_start: None,
+            shard: None,
+            zone: None,
         }
     }
 
@@ -299,7 +336,7 @@ impl Server {
             Place::Embedded => (self.place.to_string(), None),
         };
         router::Member {
-            name: self.name.clone(),
+            name: self.shard.clone().or_else(|| self.name.clone()),
             weight: self.weight,
             range_start: self.range_start.clone(),
             ..router::Member::new(host, port)

@@ -6,6 +6,9 @@ use super::layout::{Pool, Route};
 use super::merge::Merge;
 use super::session::{Reading, Session, token};
 use super::settings::MissOnError;
+use super::shard::Shard;
+use super::shard::member::Asking;
+use super::shard::owned::Owned;
 use super::slots::{Asked, Quiet, Slot};
 use super::stats::Command;
 use super::worker::{Embedded, Link, PoolView};
@@ -152,6 +155,9 @@ impl Session {
                 self.answer(&reply);
                 buffers::give(reply);
             }
+            Some(Link::Shard(shard)) => {
+                self.ask_shard(shard, request, key, asked, Owned::new(wire), reading);
+            }
             None => self.answer(b"SERVER_ERROR no server for this key\r\n"),
         }
     }
@@ -167,6 +173,33 @@ impl Session {
                 let at = self.number.checked_rem(count)?;
                 several.get(usize::try_from(at).ok()?)
             }
+        }
+    }
+
+    /// Has a task see to a request to a shard.
+    fn ask_shard(
+        self: &Rc<Self>,
+        shard: &Rc<Shard>,
+        request: &Request<'_>,
+        key: &[u8],
+        asked: Asked,
+        owned: Owned,
+        reading: &Reading<'_>,
+    ) {
+        let number = self.slots.borrow_mut().push(Slot::Waiting(asked));
+        let asker: Rc<dyn Asker> = Rc::<Self>::clone(self);
+        let asking = self.asking(reading);
+        let token = token(number, 0);
+        match Effect::of(request) {
+            Effect::Reads => shard.read(owned, key, asking, asker, token),
+            _ => shard.change(owned, key, asking, asker, token),
+        }
+    }
+
+    fn asking(&self, reading: &Reading<'_>) -> Asking {
+        Asking {
+            client: self.number,
+            now: reading.now,
         }
     }
 
@@ -236,6 +269,8 @@ impl Session {
         let mut merge = Merge::take(retrieve.keys.all, target.pool.miss_on_error, bytes_max);
         // Which fragment a server has, by its place in the pool.
         let mut fragments: Vec<Option<u16>> = vec![None; target.view.links.len()];
+        // The keys of each shard, by its fragment.
+        let mut of_shards: Vec<Vec<Box<[u8]>>> = Vec::new();
         for (start, key) in retrieve.keys.iter() {
             let server = target.pool.placement.pick(key);
             let (Some(known), Some(link)) =
@@ -272,6 +307,15 @@ impl Session {
                 }
             };
             merge.add_key(start, key.len(), fragment);
+            if let Link::Shard(_) = link {
+                let place = usize::from(fragment);
+                if of_shards.len() <= place {
+                    of_shards.resize_with(place + 1, Vec::new);
+                }
+                if let Some(keys) = of_shards.get_mut(place) {
+                    keys.push(key.into());
+                }
+            }
             if let Link::Remote(connections) = link
                 && let Some(connection) = self.pick(connections)
             {
@@ -297,6 +341,7 @@ impl Session {
             quiet: Quiet::Not,
             miss: None,
         }));
+        let mut shards = Vec::new();
         for (link, fragment) in target.view.links.iter().zip(fragments) {
             let Some(fragment) = fragment.filter(|&fragment| merge.is_pending(fragment)) else {
                 continue;
@@ -312,6 +357,7 @@ impl Session {
                     }
                 }
                 Link::Embedded(cache) => serve_fragment(&mut merge, fragment, cache, retrieve),
+                Link::Shard(shard) => shards.push((Rc::clone(shard), fragment)),
             }
         }
         let complete = merge.is_complete();
@@ -323,6 +369,14 @@ impl Session {
         }
         if complete {
             slots.send_ready(&self.outbox);
+        }
+        drop(slots);
+        for (shard, fragment) in shards {
+            let keys = of_shards.get_mut(usize::from(fragment));
+            let keys = keys.map(std::mem::take).unwrap_or_default();
+            let asker: Rc<dyn Asker> = Rc::<Self>::clone(self);
+            let token = token(number, fragment);
+            shard.read_many(retrieve, keys, self.asking(reading), asker, token);
         }
     }
 
@@ -388,6 +442,16 @@ impl Session {
                     wire,
                 });
                 cache.serve(&delete, &mut Vec::new());
+            }
+            Some(Link::Shard(shard)) => {
+                let asked = Asked {
+                    quiet: Quiet::All,
+                    miss: None,
+                };
+                let number = self.slots.borrow_mut().push(Slot::Waiting(asked));
+                let asker: Rc<dyn Asker> = Rc::<Self>::clone(self);
+                let (asking, token) = (self.asking(reading), token(number, 0));
+                shard.change(Owned::new(wire), key.as_bytes(), asking, asker, token);
             }
             None => {}
         }

@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::settings::{ClientProtocol, MissOnError, ServerProtocol, Settings};
+use super::shard;
 use crate::net::listener::Address;
 use crate::pool::{Peers, Server};
 use crate::protocol::Limits;
@@ -18,6 +19,8 @@ pub struct Member {
     pub server: Arc<Server>,
     /// The cache behind it, if it is in this process.
     pub embedded: Option<Cache>,
+    /// The zone that it is in, if that is known.
+    pub zone: Option<Box<str>>,
 }
 
 /// A cache in this process.
@@ -43,19 +46,40 @@ pub struct Pool {
     pub name: Box<str>,
     /// Which server holds a key: an index into `members`.
     pub placement: Placement,
-    /// The servers in the order listed.
+    /// The servers in the order listed; of shards the primaries.
     pub members: Vec<Member>,
+    /// What makes the members primaries of shards; `None` if they are all there
+    /// is.
+    pub replication: Option<Replication>,
     /// When a failure is told as a miss.
     pub miss_on_error: MissOnError,
     /// How its servers are asked for binary clients.
     pub server_protocol: ServerProtocol,
 }
 
+/// The replicas of a pool's members, and how they are used.
+#[derive(Debug)]
+pub struct Replication {
+    /// The replicas of each member, in the order listed.
+    pub replicas: Vec<Vec<Member>>,
+    /// How members are asked.
+    pub settings: shard::Settings,
+    /// The zone that the proxy is in.
+    pub zone: Option<Box<str>>,
+    /// Changes under way, as all workers see them.
+    pub changes: Arc<shard::Changes>,
+}
+
 impl Pool {
+    /// All servers: the members and their replicas.
+    pub fn servers(&self) -> impl Iterator<Item = &Member> {
+        let replicas = self.replication.iter().flat_map(|all| &all.replicas);
+        self.members.iter().chain(replicas.flatten())
+    }
+
     /// Its servers behind sockets.
     pub fn remote_servers(&self) -> Vec<Arc<Server>> {
-        let members = self.members.iter();
-        let remote = members.filter(|member| member.embedded.is_none());
+        let remote = self.servers().filter(|member| member.embedded.is_none());
         remote.map(|member| Arc::clone(&member.server)).collect()
     }
 }
@@ -105,7 +129,7 @@ pub struct Layout {
 impl Layout {
     /// The servers of all pools, each once.
     pub fn servers(&self) -> Vec<Arc<Server>> {
-        let members = self.pools.iter().flat_map(|pool| &pool.members);
+        let members = self.pools.iter().flat_map(Pool::servers);
         let mut seen = HashSet::new();
         members
             .filter(|member| seen.insert(Arc::as_ptr(&member.server)))

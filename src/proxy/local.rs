@@ -97,7 +97,7 @@ impl Session {
         })));
         let mut asked = 0;
         let mut refused = None;
-        for link in &target.view.links {
+        for link in &target.view.servers {
             match link {
                 Link::Remote(connections) => {
                     let Some(connection) = self.pick(connections) else {
@@ -120,6 +120,8 @@ impl Session {
                     }
                 }
                 Link::Embedded(cache) => serve_flush(cache, delay),
+                // Its members are among the servers.
+                Link::Shard(_) => {}
             }
         }
         if let Some(Slot::Gathering(gather)) = slots.get_mut(number) {
@@ -259,11 +261,11 @@ impl Session {
         for pool in &reading.view.layout.pools {
             let name = &pool.name;
             let sums = ServerSums::over(std::iter::once(pool));
-            let active = pool.members.iter();
+            let active = pool.servers();
             let active = active
                 .filter(|member| member.server.health.is_active())
                 .count();
-            report.line(&format!("{name}:servers"), pool.members.len());
+            report.line(&format!("{name}:servers"), pool.servers().count());
             report.line(&format!("{name}:servers_active"), active);
             for command in Command::ALL {
                 let mine = counters.iter().filter(|known| known.pool == *name);
@@ -279,7 +281,7 @@ impl Session {
 
 fn report_servers(report: &mut Report, reading: &Reading<'_>) {
     for pool in &reading.view.layout.pools {
-        for member in &pool.members {
+        for member in pool.servers() {
             let server = &member.server;
             let name = format!("{}:{}", pool.name, server.name);
             let standing = server.health.standing();
@@ -318,7 +320,7 @@ struct ServerSums {
 impl ServerSums {
     fn over<'a>(pools: impl Iterator<Item = &'a Pool>) -> Self {
         let mut sums = Self::default();
-        for member in pools.flat_map(|pool| &pool.members) {
+        for member in pools.flat_map(Pool::servers) {
             member
                 .server
                 .stats()

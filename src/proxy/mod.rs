@@ -12,6 +12,7 @@ pub mod merge;
 mod relief;
 pub mod session;
 pub mod settings;
+pub mod shard;
 pub mod slots;
 pub mod stats;
 pub mod worker;

@@ -168,6 +168,18 @@ pub struct PoolStats {
     requests: [Counter; Command::ALL.len()],
     /// Those of them that came in binary frames.
     in_binary: [Counter; Command::ALL.len()],
+    /// Reads that went on to another member of a shard after an error.
+    pub failovers: Counter,
+    /// Items added to members of a shard that did not hold them.
+    pub repairs: Counter,
+    /// Repairs not begun because too many were under way.
+    pub repairs_denied: Counter,
+    /// Second members asked because the first was slow.
+    pub hedges: Counter,
+    /// Second members that answered first.
+    pub hedges_won: Counter,
+    /// Second members not asked because the budget was spent.
+    pub hedges_denied: Counter,
 }
 
 impl PoolStats {

@@ -10,9 +10,10 @@ use tokio::sync::watch;
 
 use super::binary::{self, Way};
 use super::drain::Drain;
-use super::layout::{Cache, Layout, Member};
+use super::layout::{Cache, Layout, Member, Pool, Replication};
 use super::merge::Merge;
 use super::session::Session;
+use super::shard::{self, Shard};
 use super::stats::{End, PoolCounters, PoolStats, WorkerStats};
 use crate::clock::{self, Moment};
 use crate::net::buffers;
@@ -107,6 +108,8 @@ pub enum Link {
     Remote(Rc<[Rc<Connection>]>),
     /// By a function call.
     Embedded(Embedded),
+    /// To whichever members of a shard a request is for.
+    Shard(Rc<Shard>),
 }
 
 /// A cache in this process, as a worker uses it.
@@ -136,6 +139,8 @@ impl Embedded {
 pub struct PoolView {
     /// The way to each member, in the order of the pool's.
     pub links: Vec<Link>,
+    /// The way to each server, replicas and all.
+    pub servers: Vec<Link>,
     /// The binary way to each of them, but for those in this process.
     pub binary: Vec<Option<Rc<Way>>>,
     /// This worker's counters for it.
@@ -223,11 +228,18 @@ impl Worker {
             .iter()
             .map(|pool| {
                 let members = pool.members.iter();
-                let (links, binary) = members.map(|member| self.link(member)).unzip();
+                let stats = self.counters_for(&pool.name);
+                let (links, binary): (Vec<_>, _) = members.map(|member| self.link(member)).unzip();
+                let servers = pool.servers().map(|member| self.link(member).0).collect();
+                let links = match &pool.replication {
+                    Some(replication) => self.shards(pool, replication, &stats),
+                    None => links,
+                };
                 PoolView {
                     links,
+                    servers,
                     binary,
-                    stats: self.counters_for(&pool.name),
+                    stats,
                 }
             })
             .collect();
@@ -235,7 +247,7 @@ impl Worker {
             let stays = layout
                 .pools
                 .iter()
-                .flat_map(|pool| &pool.members)
+                .flat_map(Pool::servers)
                 .any(|member| Arc::ptr_eq(&member.server, &linked.server));
             if let Link::Remote(connections) = &linked.link
                 && !stays
@@ -264,6 +276,28 @@ impl Worker {
         });
         self.view.replace(Rc::clone(&view));
         view
+    }
+
+    /// The ways to the shards of a pool.
+    fn shards(&self, pool: &Pool, replication: &Replication, stats: &Arc<PoolStats>) -> Vec<Link> {
+        let member = |member: &Member| {
+            let near = member.zone.is_some() && member.zone == replication.zone;
+            shard::Member::new(Arc::clone(&member.server), self.link(member).0, near)
+        };
+        let shards = pool.members.iter().zip(&replication.replicas);
+        shards
+            .map(|(primary, replicas)| {
+                Link::Shard(Shard::new(
+                    std::iter::once(primary)
+                        .chain(replicas)
+                        .map(member)
+                        .collect(),
+                    replication.settings.clone(),
+                    Arc::clone(&replication.changes),
+                    Arc::clone(stats),
+                ))
+            })
+            .collect()
     }
 
     fn link(&self, member: &Member) -> (Link, Option<Rc<Way>>) {

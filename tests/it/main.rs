@@ -25,6 +25,7 @@ mod memccapable;
 mod missed;
 mod peer;
 mod reload;
+mod replicas;
 mod retries;
 mod scripted;
 mod sessions;

@@ -4,6 +4,7 @@ mod clients;
 mod listener;
 mod pool;
 mod server;
+mod shard;
 mod top;
 
 use std::time::Duration;
@@ -13,8 +14,9 @@ use super::grammar;
 
 pub(super) use clients::CLIENTS;
 pub(super) use listener::LISTENER;
-pub(super) use pool::POOL;
+pub(super) use pool::{POOL, SERVERS_EXPECTED};
 pub(super) use server::SERVER;
+pub(super) use shard::SHARD;
 pub(super) use top::TOP;
 
 /// The longest time that a server may be waited for: whoever waits longer than

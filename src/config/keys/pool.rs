@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value as Json, json};
 
-use super::{MEMORY, NAME, REQUESTS_MAX, SERVER, WAIT, WAIT_MAX};
+use super::{MEMORY, NAME, REQUESTS_MAX, SERVER, SHARD, WAIT, WAIT_MAX};
 use crate::config::form::{
     Counts, Durations, Flag, OneOf, Optional, OrWord, Parsed, Percent, Sizes,
 };
@@ -13,6 +13,7 @@ use crate::config::key::{Key, Preset, Scalar, Section, Slot, lens};
 use crate::config::reader::{At, Report};
 use crate::config::settings::{Pool, Server};
 use crate::config::tree::Node;
+use crate::proxy::shard::{Copies, OnMiss, ReadFrom};
 use crate::proxy::{MissOnError, ServerProtocol};
 use crate::router::{Distribution, Hash, ServerOrder};
 
@@ -47,10 +48,101 @@ pub(in crate::config) static POOL: Section<Pool> = Section {
         Key {
             name: "servers",
             slot: &Servers,
-            preset: Preset::Required,
+            preset: Preset::Told("required, or `shards`"),
             help: "The servers: `host:port`, `unix:/path` or `embedded` (a cache in this \
                    process), with twemproxy's `:weight` and ` name` behind it or not, or sections.",
             bound: "",
+        },
+        Key {
+            name: "shards",
+            slot: &Shards,
+            preset: Preset::Told("none"),
+            help: "Instead of `servers`: shards of a primary and replicas, which hold the same \
+                   keys. See docs/replication.md.",
+            bound: "",
+        },
+        Key {
+            name: "read",
+            slot: &Scalar {
+                lens: lens!(Pool, replication.read),
+                form: OneOf {
+                    all: &ReadFrom::ALL,
+                    name: ReadFrom::name,
+                },
+            },
+            preset: Preset::Fresh,
+            help: "Which member of a shard is read from: the primary, the replicas in turn, those \
+                   of the proxy's own `zone`, or all in turn. After an error the next is asked.",
+            bound: "",
+        },
+        Key {
+            name: "read_miss",
+            slot: &Scalar {
+                lens: lens!(Pool, replication.on_miss),
+                form: OneOf {
+                    all: &OnMiss::ALL,
+                    name: OnMiss::name,
+                },
+            },
+            preset: Preset::Fresh,
+            help: "What is done when the member of a shard that was read from holds nothing: \
+                   `answer` the miss, or ask the `next` member and give what it holds to those \
+                   that held nothing.",
+            bound: "",
+        },
+        Key {
+            name: "repair_ttl",
+            slot: &Scalar {
+                lens: lens!(Pool, replication.repair_ttl),
+                form: Durations {
+                    zero: false,
+                    min: Duration::from_secs(1),
+                    max: Duration::from_secs(30 * 24 * 3600),
+                },
+            },
+            preset: Preset::Fresh,
+            help: "How long an item lives that was given to a member which held nothing, where \
+                   the servers know no meta commands and so cannot tell how long it has left.",
+            bound: "",
+        },
+        Key {
+            name: "replication",
+            slot: &Scalar {
+                lens: lens!(Pool, replication.copies),
+                form: OneOf {
+                    all: &Copies::ALL,
+                    name: Copies::name,
+                },
+            },
+            preset: Preset::Fresh,
+            help: "When a change of a key on a shard is answered: when the primary has answered \
+                   (`async`), all members (`sync`: the worst answer counts), more than half \
+                   (`majority`). `none`: only the primary is told, something else copies.",
+            bound: "",
+        },
+        Key {
+            name: "hedge",
+            slot: &Scalar {
+                lens: lens!(Pool, replication.hedge),
+                form: OrWord {
+                    word: "off",
+                    form: PERCENT,
+                },
+            },
+            preset: Preset::Fresh,
+            help: "A `get` asks a second member of its shard when the first takes longer than \
+                   this share of its answers took lately; the first answer counts.",
+            bound: "",
+        },
+        Key {
+            name: "hedge_budget",
+            slot: &Scalar {
+                lens: lens!(Pool, replication.hedge_budget),
+                form: PERCENT,
+            },
+            preset: Preset::Fresh,
+            help: "Second members that may be asked, as a share of the reads.",
+            bound: "only the first member is waited for.",
         },
         Key {
             name: "distribution",
@@ -360,39 +452,47 @@ pub(in crate::config) static POOL: Section<Pool> = Section {
     ],
 };
 
+/// A share from 1 to 99 per cent.
+const PERCENT: Parsed<u8> = Parsed {
+    read: grammar::percent,
+    show: |percent| format!("{percent}%"),
+    expected: "a share such as 95%, 1% to 99%",
+    brief: "share, 1% to 99%",
+    pattern: "^[1-9][0-9]?%$",
+};
+
 /// What one server of the list should be.
-const ONE_EXPECTED: &str =
+pub(super) const ONE_EXPECTED: &str =
     "a server such as 10.0.0.1:11211, 10.0.0.1:11211:1 name, unix:/path or embedded";
 
-/// The list of servers.
-struct Servers;
-
-impl Servers {
-    fn one(&self, at: &At<'_>, report: &mut Report<'_>) -> Option<Server> {
-        match at.node {
-            Node::Text(text) => match grammar::server(text) {
-                Ok(text) => Some(Server {
-                    name: text.name,
-                    weight: text.weight.unwrap_or(1.0),
-                    ..Server::at(text.place)
-                }),
-                Err(flaw) => {
-                    report.flawed(at, flaw, ONE_EXPECTED.to_owned());
-                    None
-                }
-            },
-            Node::Map(_) => {
-                let mut server = (SERVER.fresh)();
-                SERVER.read(at, &mut server, report);
-                Some(server)
-            }
-            _ => {
-                report.wrong_kind(at, ONE_EXPECTED.to_owned());
+/// Reads one server.
+pub(super) fn one_server(at: &At<'_>, report: &mut Report<'_>) -> Option<Server> {
+    match at.node {
+        Node::Text(text) => match grammar::server(text) {
+            Ok(text) => Some(Server {
+                name: text.name,
+                weight: text.weight.unwrap_or(1.0),
+                ..Server::at(text.place)
+            }),
+            Err(flaw) => {
+                report.flawed(at, flaw, ONE_EXPECTED.to_owned());
                 None
             }
+        },
+        Node::Map(_) => {
+            let mut server = (SERVER.fresh)();
+            SERVER.read(at, &mut server, report);
+            Some(server)
+        }
+        _ => {
+            report.wrong_kind(at, ONE_EXPECTED.to_owned());
+            None
         }
     }
 }
+
+/// The list of servers.
+struct Servers;
 
 impl Slot<Pool> for Servers {
     fn read(&self, at: &At<'_>, target: &mut Pool, report: &mut Report<'_>) {
@@ -400,12 +500,12 @@ impl Slot<Pool> for Servers {
         if items.is_empty() {
             return report.wrong_kind(at, self.expected());
         }
-        let servers = items.iter().filter_map(|item| self.one(item, report));
+        let servers = items.iter().filter_map(|item| one_server(item, report));
         target.servers = servers.collect();
     }
 
     fn expected(&self) -> String {
-        "a list of servers such as [10.0.0.1:11211, 10.0.0.2:11211]".to_owned()
+        SERVERS_EXPECTED.to_owned()
     }
 
     fn brief(&self) -> String {
@@ -415,5 +515,42 @@ impl Slot<Pool> for Servers {
     fn schema(&self) -> Json {
         let one = json!({"anyOf": [{"type": "string"}, SERVER.reference()]});
         json!({"type": "array", "minItems": 1, "items": one})
+    }
+}
+
+/// What the list of servers should be.
+pub(in crate::config) const SERVERS_EXPECTED: &str =
+    "a list of servers such as [10.0.0.1:11211, 10.0.0.2:11211]";
+
+/// The list of shards.
+struct Shards;
+
+impl Slot<Pool> for Shards {
+    fn read(&self, at: &At<'_>, target: &mut Pool, report: &mut Report<'_>) {
+        let items = at.items().unwrap_or_default();
+        if items.is_empty() {
+            return report.wrong_kind(at, self.expected());
+        }
+        for item in items {
+            let mut shard = (SHARD.fresh)();
+            SHARD.read(&item, &mut shard, report);
+            if let Some((primary, replicas)) = shard.into_servers() {
+                target.servers.push(primary);
+                target.replicas.push(replicas);
+            }
+        }
+    }
+
+    fn expected(&self) -> String {
+        "a list of shards such as [{primary: 10.0.0.1:11211, replicas: [10.0.0.2:11211]}]"
+            .to_owned()
+    }
+
+    fn brief(&self) -> String {
+        format!("list of `{}`", SHARD.name)
+    }
+
+    fn schema(&self) -> Json {
+        json!({"type": "array", "minItems": 1, "items": SHARD.reference()})
     }
 }

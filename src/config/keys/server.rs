@@ -59,6 +59,17 @@ pub(in crate::config) static SERVER: Section<Server> = Section {
             bound: "",
         },
         Key {
+            name: "zone",
+            slot: &Scalar {
+                lens: lens!(Server, zone),
+                form: Optional(NAME),
+            },
+            preset: Preset::Told("none"),
+            help: "The zone that it is in, for the members of shards that are read from by \
+                   `nearest`.",
+            bound: "",
+        },
+        Key {
             name: "range_start",
             slot: &Scalar {
                 lens: lens!(Server, range_start),

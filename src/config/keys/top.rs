@@ -68,6 +68,17 @@ pub(in crate::config) static TOP: Section<Settings> = Section {
             bound: "",
         },
         Key {
+            name: "zone",
+            slot: &Scalar {
+                lens: lens!(Settings, zone),
+                form: Optional(NAME),
+            },
+            preset: Preset::Told("the environment's `KETCH_ZONE`, if that is set"),
+            help: "The zone that the proxy is in: shards that are read from by `nearest` prefer \
+                   members of the same zone.",
+            bound: "",
+        },
+        Key {
             name: "missed_keys_max",
             slot: &Scalar {
                 lens: lens!(Settings, missed.keys_max),

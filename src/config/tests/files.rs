@@ -77,6 +77,13 @@ fn what_is_commented_out_would_load_too() {
         "#hash_tag",
         "#seed",
         "#range_start",
+        "#shards",
+        "#- primary",
+        "#replicas",
+        "#- address: 192.0.2.5",
+        "#zone: a",
+        "#name: shard-1",
+        "#weight: 2",
     ];
     let kept = text.lines().filter(|line| {
         let line = line.trim_start();

@@ -129,6 +129,39 @@ pools:
 }
 
 #[test]
+fn shards_have_a_primary_and_replicas() {
+    let yaml = "\
+pools:
+  main:
+    shards:
+      - primary: 192.0.2.1:11211:3 one
+        replicas: [192.0.2.2:11211, {address: 192.0.2.3:11211, zone: b}]
+      - {primary: 192.0.2.4:11211, name: second, weight: 5}
+";
+    let pool = &settings(yaml).pools[0];
+    let members = pool.members();
+    let names: Vec<_> = members
+        .iter()
+        .map(|member| member.name.as_deref())
+        .collect();
+    assert_eq!(names, [Some("one"), Some("second")]);
+    let weights: Vec<_> = members.iter().map(|member| member.weight).collect();
+    assert_eq!(weights, [3.0, 5.0]);
+    assert_eq!(pool.servers[1].shown_name(), "192.0.2.4:11211");
+    let replicas: Vec<_> = pool.replicas.iter().map(Vec::len).collect();
+    assert_eq!(replicas, [2, 0]);
+    assert_eq!(pool.replicas[0][1].zone.as_deref(), Some("b"));
+    assert_eq!(pool.all_servers().count(), 4);
+}
+
+#[test]
+fn keys_of_shards_do_nothing_without_them() {
+    let yaml = "pools: {main: {servers: [embedded], read: spread}}";
+    let text = "test.yaml:1:37: pools.main.read: the pool has no shards";
+    assert_eq!(warned(yaml), [text]);
+}
+
+#[test]
 fn merged_keys_are_overruled_by_ones_own() {
     let yaml = "\
 route: b
@@ -197,6 +230,7 @@ const OTHER: &[(&str, &str, &str)] = &[
     ("top level", "clients", ""),
     ("top level", "missed_keys_max", "missed_keys_max: 10"),
     ("top level", "on_return", "on_return: serve"),
+    ("top level", "zone", "zone: a"),
     ("top level", "workers", "workers: 3"),
     ("top level", "admin", "admin: off"),
     ("top level", "log", "log: debug"),
@@ -224,6 +258,13 @@ const OTHER: &[(&str, &str, &str)] = &[
     ("clients", "line_bytes_max", "line_bytes_max: 3KiB"),
     ("clients", "flush_all", "flush_all: true"),
     ("pools.NAME", "servers", ""),
+    ("pools.NAME", "shards", ""),
+    ("pools.NAME", "read", "read: nearest"),
+    ("pools.NAME", "read_miss", "read_miss: next"),
+    ("pools.NAME", "repair_ttl", "repair_ttl: 5m"),
+    ("pools.NAME", "replication", "replication: sync"),
+    ("pools.NAME", "hedge", "hedge: 95%"),
+    ("pools.NAME", "hedge_budget", "hedge_budget: 10%"),
     ("pools.NAME", "distribution", "distribution: jump"),
     ("pools.NAME", "hash", "hash: md5"),
     ("pools.NAME", "hash_tag", "hash_tag: '{}'"),
@@ -252,6 +293,11 @@ const OTHER: &[(&str, &str, &str)] = &[
     ("pools.NAME.servers[]", "name", "name: x"),
     ("pools.NAME.servers[]", "weight", "weight: 2"),
     ("pools.NAME.servers[]", "range_start", ""),
+    ("pools.NAME.servers[]", "zone", "zone: a"),
+    ("pools.NAME.shards[]", "primary", ""),
+    ("pools.NAME.shards[]", "replicas", ""),
+    ("pools.NAME.shards[]", "name", ""),
+    ("pools.NAME.shards[]", "weight", ""),
 ];
 
 /// A file with this line in this section.

@@ -70,6 +70,10 @@ impl Session {
         let Some(target) = reading.target() else {
             return self.respond_error(request, Status::Internal, "no route");
         };
+        if target.pool.replication.is_some() {
+            let text = "a replicated pool takes text and meta requests only";
+            return self.respond_error(request, Status::UnknownCommand, text);
+        }
         target.view.stats.asked_in_binary(Command::FlushAll);
         if !reading.entry.flush_all {
             return self.respond_error(request, Status::AuthFailure, FLUSH_REFUSED);

@@ -48,6 +48,7 @@ impl Session {
     pub(super) fn path<'a>(&self, target: Target<'a>, at: usize) -> Option<Path<'a>> {
         match (target.view.links.get(at)?, target.pool.server_protocol) {
             (Link::Embedded(cache), _) => Some(Path::Embedded(cache)),
+            (Link::Shard(_), _) => None,
             (Link::Remote(connections), ServerProtocol::Meta) => {
                 self.pick(connections).map(Path::Meta)
             }
@@ -76,7 +77,8 @@ impl Session {
         }
         let at = target.pool.placement.pick(request.key);
         let Some(path) = self.path(target, at) else {
-            return self.respond_error(request, Status::Internal, "no server for this key");
+            let text = "a replicated pool takes text and meta requests only";
+            return self.respond_error(request, Status::UnknownCommand, text);
         };
         let masks = target.pool.miss_on_error == MissOnError::Always;
         let asked = Asked {

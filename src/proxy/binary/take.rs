@@ -18,6 +18,8 @@ impl Session {
         let mut used = 0;
         // Quiet retrievals in a row go to their servers together.
         let mut run = None;
+        let target = reading.target();
+        let runs = target.is_some_and(|target| target.pool.replication.is_none());
         let taken = loop {
             used += self.swallow(read.bytes.len() - used);
             let rest = read.bytes.get(used..).unwrap_or_default();
@@ -27,7 +29,7 @@ impl Session {
             match binary::cut(rest, &reading.entry.limits) {
                 Cut::Request { request, len } => {
                     let frame = rest.get(..len).unwrap_or_default();
-                    if request.opcode.is_quiet() && request.opcode.retrieves() {
+                    if request.opcode.is_quiet() && request.opcode.retrieves() && runs {
                         self.add_to_run(&mut run, &request, frame, reading);
                     } else {
                         self.end_run(&mut run, reading);

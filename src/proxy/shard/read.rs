@@ -1,0 +1,136 @@
+//! Reading one key from a shard.
+
+use std::rc::Rc;
+
+use super::leaf::{Leaf, Said};
+use super::member::Asking;
+use super::owned::Owned;
+use super::settings::OnMiss;
+use super::{ReadFrom, Shard, repair, start};
+use crate::pool::Asker;
+use crate::protocol::effect::absent;
+use crate::protocol::meta;
+use crate::protocol::reply::Outcome;
+use crate::protocol::request::Request;
+
+/// Whether the reply names the version of the item, which each member counts for
+/// itself: a comparison will be made by the primary, so it must be the
+/// primary's.
+fn wants_version(request: &Request<'_>) -> bool {
+    match request {
+        Request::Retrieve(retrieve) => retrieve.verb.with_cas(),
+        Request::Meta(meta) => meta.flags.has(b'c') || meta.verb == meta::Verb::Debug,
+        _ => false,
+    }
+}
+
+impl Shard {
+    /// Reads a key, and tells `asker`.
+    pub fn read(
+        self: &Rc<Self>,
+        request: Owned,
+        key: &[u8],
+        asking: Asking,
+        asker: Rc<dyn Asker>,
+        token: u64,
+    ) {
+        let shard = Rc::clone(self);
+        let key: Box<[u8]> = key.into();
+        start(async move {
+            let said = shard.read_one(&request, &key, asking).await;
+            said.tell(&*asker, token);
+        });
+    }
+
+    /// The places of members in the order in which this request is put to them:
+    /// first those that are asked and right.
+    fn readers(&self, request: &Owned, key: &[u8]) -> Vec<usize> {
+        let by_version = request.with(|request, _| wants_version(request));
+        let from = match by_version {
+            Some(true) => ReadFrom::Primary,
+            _ => self.settings.read,
+        };
+        let mut order = self.read_order(from);
+        order.retain(|&at| {
+            let member = self.members.get(at);
+            member.is_some_and(|member| member.is_active() && !member.is_behind(key))
+        });
+        order
+    }
+
+    async fn read_one(self: &Rc<Self>, request: &Owned, key: &[u8], asking: Asking) -> Said {
+        let changes = self.changes.of(key);
+        let readers = self.readers(request, key);
+        // Those that held nothing, and the worst that was said.
+        let mut without = Vec::new();
+        let mut told: Option<Said> = None;
+        let mut left = &readers[..];
+        while let Some((&at, rest)) = left.split_first() {
+            left = rest;
+            let Some(leaf) = self.ask(at, request, key, asking) else {
+                continue;
+            };
+            let (at, said) = match rest.first() {
+                Some(&second) => {
+                    let other = || self.ask(second, request, key, asking);
+                    let (first, said) = self.hedge.race(self, at, leaf, other).await;
+                    (if first { at } else { second }, said)
+                }
+                None => (at, leaf.await),
+            };
+            match said.outcome() {
+                Some(Outcome::Hit) => {
+                    if !without.is_empty() {
+                        repair::begin(self, key, at, without, changes, asking);
+                    }
+                    return said;
+                }
+                Some(Outcome::Miss) => {
+                    without.push(at);
+                    if self.settings.on_miss == OnMiss::Answer {
+                        return said;
+                    }
+                }
+                // Not the server's fault: another would say the same.
+                Some(Outcome::ClientError | Outcome::Unknown) => return said,
+                _ => self.stats.failovers.increment(),
+            }
+            // A miss is said rather than an error.
+            if told.as_ref().is_none_or(|told| said.rank() < told.rank()) {
+                told = Some(said);
+            }
+        }
+        match told {
+            Some(told) => told,
+            None => self.nobody(request, key, asking).await,
+        }
+    }
+
+    fn ask(&self, at: usize, request: &Owned, key: &[u8], asking: Asking) -> Option<Leaf> {
+        let member = self.members.get(at)?;
+        Some(member.ask(request, key, asking))
+    }
+
+    /// What is said when no member can be asked for the key.
+    async fn nobody(&self, request: &Owned, key: &[u8], asking: Asking) -> Said {
+        if let Some(member) = self.members.iter().find(|member| member.is_active()) {
+            // It has yet to delete the key.
+            let mut reply = Vec::new();
+            let outcome = request.with(|request, _| absent(request, &mut reply));
+            if let Some(Some(outcome)) = outcome {
+                member.server().missed.answered_absent();
+                return Said::Reply {
+                    bytes: reply.into(),
+                    outcome,
+                };
+            }
+        }
+        match self.ask(0, request, key, asking) {
+            Some(leaf) => leaf.await,
+            None => Said::Reply {
+                bytes: "SERVER_ERROR the shard has no members\r\n".into(),
+                outcome: Outcome::ServerError,
+            },
+        }
+    }
+}
