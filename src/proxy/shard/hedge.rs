@@ -113,7 +113,7 @@ impl Hedge {
         // Neither branch loses anything: the leaf goes on below.
         tokio::select! {
             said = &mut first => return (true, said),
-            () = tokio::time::sleep(slow) => {}
+            () = clock::sleep(slow) => {}
         }
         if !self.spend() {
             shard.stats.hedges_denied.increment();
