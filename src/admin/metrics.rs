@@ -180,8 +180,14 @@ fn pools(page: &mut Page, state: &State) {
             }
         }
     }
-    drop(requests);
-    let counts: [(&Family, fn(&PoolStats) -> &Counter); 6] = [
+    shards(page, &layout.pools, &counters);
+    servers(page, &layout.pools);
+}
+
+/// What has been done for the members of shards.
+fn shards(page: &mut Page, pools: &[Pool], counters: &[PoolCounters]) {
+    type Count = fn(&PoolStats) -> &Counter;
+    let counts: [(&Family, Count); 6] = [
         (&POOL_FAILOVERS, |stats| &stats.failovers),
         (&POOL_REPAIRS, |stats| &stats.repairs),
         (&POOL_REPAIRS_DENIED, |stats| &stats.repairs_denied),
@@ -192,13 +198,12 @@ fn pools(page: &mut Page, state: &State) {
     for (family, counter) in counts {
         let mut samples = page.family(family);
         let replicated = |pool: &&Pool| pool.replication.is_some();
-        for pool in layout.pools.iter().filter(replicated) {
+        for pool in pools.iter().filter(replicated) {
             let of_pool = counters.iter().filter(|known| known.pool == pool.name);
             let count: u64 = of_pool.map(|known| counter(&known.stats).get()).sum();
             samples.sample(&[&pool.name], count);
         }
     }
-    servers(page, &layout.pools);
 }
 
 /// A number among the counters of a server.

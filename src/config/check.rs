@@ -138,7 +138,7 @@ const OF_SHARDS: [&str; 6] = [
 
 fn check_pool(pool: &Pool, at: &At<'_>, report: &mut Report<'_>) {
     match (at.get("servers"), at.get("shards")) {
-        (None, None) => {
+        (None, None) if at.entries().is_some() => {
             let expected = SERVERS_EXPECTED.to_owned();
             let key = "servers";
             report.key_fault(at, Fault::MissingKey { key, expected });
@@ -151,7 +151,8 @@ fn check_pool(pool: &Pool, at: &At<'_>, report: &mut Report<'_>) {
                 }
             }
         }
-        (None, Some(_)) => {}
+        // Without any keys it has been told already.
+        (None, _) => {}
     }
     let treatment = &pool.treatment;
     let stall = ("stall_timeout", treatment.stall_timeout);

@@ -84,7 +84,7 @@ fn unknown_keys() {
     assert_told(
         "pools: {main: {servers: [{address: embedded, zzz: 1}]}}",
         "1:46: pools.main.servers[0].zzz: unknown key (known here: address, name, weight, \
-         range_start)",
+         zone, range_start)",
     );
     // Not as much as the value is looked at.
     assert_told_in_pool(

@@ -287,6 +287,8 @@ fn regex_matches(pattern: &str, value: &Json) -> Result<(), String> {
                 .and_then(|number| number.parse().ok());
             percent.is_some_and(|percent: u32| percent <= 100)
         }
+        "^[1-9][0-9]?%$" => text.ends_with('%'),
+        "^/" => text.starts_with('/'),
         "^(0o)?0?[0-7]{1,3}$" => octal(text.trim_start_matches("0o")),
         other => panic!("the schema has the pattern {other}"),
     };
