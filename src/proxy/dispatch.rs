@@ -307,25 +307,23 @@ impl Session {
                 }
             };
             merge.add_key(start, key.len(), fragment);
-            if let Link::Shard(_) = link {
-                let place = usize::from(fragment);
-                if of_shards.len() <= place {
-                    of_shards.resize_with(place + 1, Vec::new);
+            let connection = match link {
+                Link::Remote(connections) => self.pick(connections),
+                Link::Embedded(_) => None,
+                Link::Shard(_) => {
+                    note_key(&mut of_shards, fragment, key);
+                    None
                 }
-                if let Some(keys) = of_shards.get_mut(place) {
-                    keys.push(key.into());
-                }
-            }
-            if let Link::Remote(connections) = link
-                && let Some(connection) = self.pick(connections)
-            {
+            };
+            if let Some(connection) = connection {
+                let touches = retrieve.verb.touches();
                 if !merge.is_pending(fragment) {
-                    if retrieve.verb.touches() {
+                    if touches {
                         connection.server().missed.miss(key);
                     }
                     continue;
                 }
-                if retrieve.verb.touches() {
+                if touches {
                     connection.note_change(key);
                 }
                 // The blank before the key is there already, but for the first.
@@ -455,6 +453,17 @@ impl Session {
             }
             None => {}
         }
+    }
+}
+
+/// Adds a key to those of its shard's fragment.
+fn note_key(of_shards: &mut Vec<Vec<Box<[u8]>>>, fragment: u16, key: &[u8]) {
+    let place = usize::from(fragment);
+    if of_shards.len() <= place {
+        of_shards.resize_with(place + 1, Vec::new);
+    }
+    if let Some(keys) = of_shards.get_mut(place) {
+        keys.push(key.into());
     }
 }
 
