@@ -1,12 +1,12 @@
 //! Asking a second member when the first is slow.
 
 use std::cell::{Cell, RefCell};
-use std::pin::Pin;
 use std::time::Duration;
 
 use super::Shard;
 use super::leaf::{Leaf, Said};
 use crate::clock::{self, Moment};
+use crate::protocol::reply::Outcome;
 use crate::stats::HistogramSum;
 
 /// How often it is computed what slow means.
@@ -85,8 +85,8 @@ impl Hedge {
     }
 
     /// Waits for the answer of the member at `at`; if that is slow and there is
-    /// something left to spend, asks `other` too and takes the first answer that
-    /// is one. Says whether it was the first member's.
+    /// something left to spend, asks `other` too and takes the first answer: of the
+    /// second member only a hit. Says whether it was the first member's.
     pub(super) async fn race(
         &self,
         shard: &Shard,
@@ -129,14 +129,21 @@ impl Hedge {
             said = &mut first => (true, said),
             said = &mut second => (false, said),
         };
-        if said.is_good() {
-            if !is_first {
-                shard.stats.hedges_won.increment();
-            }
+        // The second may be one that just does not hold the item.
+        let wins = match is_first {
+            true => said.is_good(),
+            false => said.outcome() == Some(Outcome::Hit),
+        };
+        if wins {
+            shard.stats.hedges_won.add(u64::from(!is_first));
             return (is_first, said);
         }
-        let rest = if is_first { second } else { first };
-        (!is_first, Pin::from(Box::new(rest)).await)
+        let other = if is_first { second } else { first }.await;
+        if other.rank() <= said.rank() {
+            (!is_first, other)
+        } else {
+            (is_first, said)
+        }
     }
 }
 
