@@ -138,7 +138,8 @@ impl Hedge {
             shard.stats.hedges_won.add(u64::from(!is_first));
             return (is_first, said);
         }
-        let other = if is_first { second } else { first }.await;
+        let rest = if is_first { second } else { first };
+        let other = rest.await;
         if other.rank() <= said.rank() {
             (!is_first, other)
         } else {
