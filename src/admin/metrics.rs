@@ -6,7 +6,7 @@ use super::page::{Family, Kind, Page, Samples, families, seconds};
 use super::reloads::Outcome;
 use super::state::State;
 use crate::clock;
-use crate::pool::missed::Counts;
+use crate::pool::missed::{Counts, Missed};
 use crate::pool::{Failure, Server, ServerStats, health};
 use crate::proxy::Pool;
 use crate::proxy::stats::{Command, Dialect, End, PoolCounters, PoolStats, WorkerStats};
@@ -72,6 +72,8 @@ families! {
     SERVER_MISSED_ABANDONED Counter "ketch_server_missed_abandoned_total" ["pool", "server"] "broken connections that were no longer waited for although they may still carry changes";
     SERVER_RETRIES Counter "ketch_server_retries_total" ["pool", "server"] "requests sent once more because an idle connection ended under them (retries)";
     SERVER_RETRIES_REFUSED Counter "ketch_server_retries_refused_total" ["pool", "server"] "requests not sent once more because too many were (retries)";
+    SERVER_MISSED_UNWRITTEN Gauge "ketch_server_missed_unwritten_bytes" ["pool", "server"] "records of missed keys that have yet to be written to missed_keys_dir";
+    SERVER_MISSED_JOURNAL_ERRORS Counter "ketch_server_missed_journal_errors_total" ["pool", "server"] "writes to missed_keys_dir that failed";
     SERVER_SENT Counter "ketch_server_sent_bytes_total" ["pool", "server"] "bytes sent to the server";
     SERVER_RECEIVED Counter "ketch_server_received_bytes_total" ["pool", "server"] "bytes received from the server";
     SERVER_LATENCY Histogram "ketch_server_request_duration_seconds" ["pool", "server"] "time from handing a request to a connection to its reply";
@@ -310,9 +312,23 @@ fn servers(page: &mut Page, pools: &[Pool]) {
 /// What servers have missed.
 fn missed(page: &mut Page, rows: &[Row<'_>]) {
     type Count = fn(&Counts) -> &AtomicU64;
+    type Own = fn(&Missed) -> u64;
     let mut keys = page.family(&SERVER_MISSED_KEYS);
     for row in rows {
         keys.sample(&[row.pool, &row.server.name], row.server.missed.len());
+    }
+    let numbers: [(&Family, Own); 2] = [
+        (&SERVER_MISSED_UNWRITTEN, |missed| {
+            u64::try_from(missed.unwritten_bytes()).unwrap_or(u64::MAX)
+        }),
+        (&SERVER_MISSED_JOURNAL_ERRORS, Missed::journal_errors),
+    ];
+    for (family, number) in numbers {
+        let mut samples = page.family(family);
+        for row in rows {
+            let number = number(&row.server.missed);
+            samples.sample(&[row.pool, &row.server.name], number);
+        }
     }
     let counters: [(&Family, Count); 7] = [
         (&SERVER_MISSED, |counts| &counts.missed),

@@ -1,6 +1,7 @@
 //! From checked settings to the layout that workers use.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::Config;
@@ -45,12 +46,14 @@ impl Config {
             missed,
             memory_max,
             in_flight_max,
+            missed_dir,
             zone,
             ..
         } = self.settings;
         let mut builder = Builder {
             remote: previous.map(remote_servers).unwrap_or_default(),
             missed,
+            missed_dir,
             previous,
             make_cache,
         };
@@ -124,6 +127,7 @@ struct Builder<'a> {
     /// with the same server under the same settings share it. By name.
     remote: HashMap<Box<str>, Vec<Arc<Server>>>,
     missed: missed::Settings,
+    missed_dir: Option<PathBuf>,
     previous: Option<&'a Layout>,
     make_cache: &'a MakeCache<'a>,
 }
@@ -168,7 +172,7 @@ impl Builder<'_> {
                 return self.embedded(pool, server);
             }
             Ok(Member {
-                server: self.remote(pool, server),
+                server: self.remote(pool, server)?,
                 embedded: None,
                 zone: server.zone.as_deref().map(Into::into),
             })
@@ -176,27 +180,45 @@ impl Builder<'_> {
         servers.iter().map(member).collect()
     }
 
-    fn remote(&mut self, pool: &settings::Pool, server: &settings::Server) -> Arc<Server> {
+    fn remote(
+        &mut self,
+        pool: &settings::Pool,
+        server: &settings::Server,
+    ) -> Result<Arc<Server>, Error> {
         let name = server.shown_name();
-        let missed = self.missed(&server.place);
+        let missed = self.missed(&server.place)?;
         missed.configure(self.missed.clone());
         let namesakes = self.remote.entry(name.as_str().into()).or_default();
         let same =
             |known: &&Arc<Server>| known.place == server.place && known.settings == pool.treatment;
         if let Some(known) = namesakes.iter().find(same) {
-            return Arc::clone(known);
+            return Ok(Arc::clone(known));
         }
         let new = new_server(&name, pool, server, missed);
         namesakes.push(Arc::clone(&new));
-        new
+        Ok(new)
     }
 
     /// What the server at a place has missed: it is one memory, whatever the
     /// server is called and however it is treated.
-    fn missed(&self, place: &Place) -> Arc<Missed> {
+    fn missed(&self, place: &Place) -> Result<Arc<Missed>, Error> {
         let mut known = self.remote.values().flatten();
-        let known = known.find(|server| server.place == *place);
-        known.map_or_else(Arc::default, |server| Arc::clone(&server.missed))
+        if let Some(known) = known.find(|server| server.place == *place) {
+            return Ok(Arc::clone(&known.missed));
+        }
+        let settings = self.missed.clone();
+        let missed = match &self.missed_dir {
+            None => Missed::new(settings),
+            Some(folder) => {
+                Missed::recover(settings, folder, &place.to_string()).map_err(|source| {
+                    Error::MissedKeys {
+                        folder: folder.display().to_string(),
+                        source,
+                    }
+                })?
+            }
+        };
+        Ok(Arc::new(missed))
     }
 
     fn embedded(&self, pool: &settings::Pool, server: &settings::Server) -> Result<Member, Error> {

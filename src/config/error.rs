@@ -34,6 +34,15 @@ pub enum Error {
         /// How much more is wrong than `problems` has.
         more: usize,
     },
+    /// What earlier processes have remembered could not be read, or nothing can be
+    /// written there.
+    #[error("missed_keys_dir: cannot use '{folder}'")]
+    MissedKeys {
+        /// The folder.
+        folder: String,
+        /// Why.
+        source: std::io::Error,
+    },
     /// A cache in this process could not be made.
     #[error("pools.{pool}: no cache for server '{server}'")]
     Cache {

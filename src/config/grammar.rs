@@ -338,6 +338,15 @@ fn server_place(address: Address) -> Result<Place, Flaw> {
     }
 }
 
+/// A folder.
+pub(super) fn folder(text: &str) -> Result<PathBuf, Flaw> {
+    match text {
+        "" => Err(Flaw::Empty),
+        _ if text.starts_with('/') => Ok(PathBuf::from(text)),
+        _ => Err(Flaw::RelativePath),
+    }
+}
+
 /// A share: `95%`.
 pub(super) fn percent(text: &str) -> Result<u8, Flaw> {
     let digits = text.strip_suffix('%').ok_or(Flaw::NoUnit)?;

@@ -6,6 +6,8 @@
 
 use std::time::Duration;
 
+use std::path::PathBuf;
+
 use crate::net::listener::Address;
 use crate::pool;
 use crate::pool::server::Place;
@@ -72,6 +74,8 @@ pub struct Settings {
     pub zone: Option<String>,
     /// How much is remembered of what a server has missed.
     pub missed: pool::missed::Settings,
+    /// Where that is written to.
+    pub missed_dir: Option<PathBuf>,
     /// The pools, in the order of the file.
     pub pools: Vec<Pool>,
 }
@@ -92,6 +96,7 @@ impl Default for Settings {
             clients: Clients::default(),
             zone: None,
             missed: pool::missed::Settings::default(),
+            missed_dir: None,
             pools: Vec::new(),
         }
     }

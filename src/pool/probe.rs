@@ -14,7 +14,11 @@ use crate::clock;
 /// in flight neither delays it nor passes for an answer. A server that answers
 /// is told to delete what it has missed before it serves again.
 pub async fn watch_over(server: Arc<Server>) {
-    tokio::join!(bring_back(&server), missed::keep_up(&server));
+    tokio::join!(
+        bring_back(&server),
+        missed::keep_up(&server),
+        missed::keep(&server)
+    );
 }
 
 async fn bring_back(server: &Server) {

@@ -184,6 +184,67 @@ fn changes_left_on_connections_that_were_given_up_do_not_come_back() {
     });
 }
 
+/// A folder that is removed when dropped.
+struct Folder(std::path::PathBuf);
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+#[test]
+fn a_proxy_that_was_killed_forgets_nothing() {
+    let Some(peer) = Peer::start(&[]) else {
+        return;
+    };
+    let count = key_count();
+    let servers = [peer.target().address];
+    let name = format!("ketch-missed-{}", std::process::id());
+    let folder = Folder(std::env::temp_dir().join(name));
+    let top = format!("missed_keys_dir: {}\n", folder.0.display());
+    let start = || proxy(&servers, &top, "");
+    let first = start();
+    let stored = each(first.address(), count, |number| set(number, "old"));
+    assert!(stored.iter().all(|line| line == "STORED"));
+    peer.pause();
+    let answers = each(first.address(), count, |number| match number % 4 {
+        0 => format!("delete {}\r\n", key(number)),
+        _ => set(number, "new"),
+    });
+    assert!(answers.iter().all(|line| line.starts_with("SERVER_ERROR")));
+    let deadline = now() + BACK_MAX;
+    while first.metric("ketch_server_missed_unwritten_bytes", "") > 0.0 {
+        assert!(now() < deadline);
+        thread::sleep(Duration::from_millis(2));
+    }
+    // SIGKILL: it has no chance to say good-bye.
+    drop(first);
+
+    peer.resume();
+    let second = start();
+    // Reads begin at once, before everything is deleted.
+    assert_fresh(&read_all(second.address(), count), |_| "new");
+    wait_until_clean(&second, 1);
+    assert_fresh(&read_all(second.address(), count), |_| "new");
+    let stored = each(second.address(), count, |number| set(number, "newer"));
+    assert!(stored.iter().all(|line| line == "STORED"));
+    assert_fresh(&read_all(second.address(), count), |_| "newer");
+    let replayed = second.metric("ketch_server_missed_replayed_total", "");
+    assert!(replayed >= count as f64, "{replayed}");
+
+    // And what is done is done.
+    drop(second);
+    let third = start();
+    assert_eq!(third.metric("ketch_server_missed_total", ""), 0.0);
+    let values = read_all(third.address(), count);
+    assert!(values.iter().all(|got| *got != Got::Miss));
+    assert_eq!(
+        third.metric("ketch_server_missed_journal_errors_total", ""),
+        0.0
+    );
+}
+
 #[test]
 fn more_keys_than_are_remembered_flush_the_server() {
     let Some(peer) = Peer::start(&[]) else {

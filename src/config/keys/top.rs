@@ -94,6 +94,24 @@ pub(in crate::config) static TOP: Section<Settings> = Section {
             bound: "what `on_return` says.",
         },
         Key {
+            name: "missed_keys_dir",
+            slot: &Scalar {
+                lens: lens!(Settings, missed_dir),
+                form: Optional(Parsed {
+                    read: grammar::folder,
+                    show: |path| path.display().to_string(),
+                    expected: "a path that begins with /, such as /var/lib/ketch",
+                    brief: "path",
+                    pattern: "^/",
+                }),
+            },
+            preset: Preset::Told("none: they are forgotten with the process"),
+            help: "A folder in which those keys are written down, so that a proxy that is killed \
+                   forgets nothing. It is made if it is not there. A change of it takes effect \
+                   for servers that are new to the process.",
+            bound: "",
+        },
+        Key {
             name: "on_return",
             slot: &Scalar {
                 lens: lens!(Settings, missed.on_return),

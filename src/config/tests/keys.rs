@@ -229,6 +229,7 @@ const OTHER: &[(&str, &str, &str)] = &[
     ("top level", "pools", ""),
     ("top level", "clients", ""),
     ("top level", "missed_keys_max", "missed_keys_max: 10"),
+    ("top level", "missed_keys_dir", "missed_keys_dir: /tmp/x"),
     ("top level", "on_return", "on_return: serve"),
     ("top level", "zone", "zone: a"),
     ("top level", "workers", "workers: 3"),

@@ -88,7 +88,7 @@ async fn end_of(read: &mut ReadHalf) {
 }
 
 /// Waits until the server has served for long enough.
-async fn served(health: &Health) {
+pub(super) async fn served(health: &Health) {
     loop {
         health.wait_until(true).await;
         tokio::select! {

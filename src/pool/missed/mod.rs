@@ -16,16 +16,22 @@
 //! Only failures come here; what works pays one load to see that there is
 //! nothing.
 
+mod disk;
+pub mod journal;
 mod lingering;
 pub mod packed;
 mod replay;
 pub mod set;
 
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
 
+pub use disk::keep;
+use disk::{Disk, Unwritten};
+use journal::Record;
 pub(super) use lingering::Lingering;
 pub use replay::{keep_up, replay};
 use set::{Cursor, Due, Set};
@@ -108,6 +114,8 @@ pub struct Missed {
     state: Mutex<State>,
     /// Whether something can be deleted now.
     work: watch::Sender<bool>,
+    /// Where it is written to, if it is.
+    disk: Option<Disk>,
     /// What has been seen so far.
     pub counts: Counts,
 }
@@ -115,9 +123,25 @@ pub struct Missed {
 #[derive(Debug)]
 struct State {
     settings: Settings,
+    /// What has yet to be written to the disk, if anything is.
+    unwritten: Option<Unwritten>,
     set: Set,
     /// That everything has been missed, if more was than can be remembered.
     everything: Option<Everything>,
+}
+
+impl State {
+    /// More has been missed than is remembered: everything counts as missed.
+    fn overflow(&mut self, in_doubt: bool) {
+        self.everything = Some(Everything {
+            doubts: self.set.doubts() + u64::from(in_doubt),
+            version: 0,
+        });
+        self.set.clear();
+        if let Some(unwritten) = &mut self.unwritten {
+            unwritten.push(&Record::Everything);
+        }
+    }
 }
 
 /// All keys of a server, as one that has been missed.
@@ -146,15 +170,42 @@ impl Missed {
     /// Nothing missed yet.
     pub fn new(settings: Settings) -> Self {
         Self {
+            disk: None,
             any: AtomicBool::new(false),
             state: Mutex::new(State {
                 settings,
+                unwritten: None,
                 set: Set::new(fastrand::u64(..)),
                 everything: None,
             }),
             work: watch::Sender::new(false),
             counts: Counts::default(),
         }
+    }
+
+    /// What earlier processes have left in `folder` for the server at `place`. What
+    /// is missed from now on is written there too.
+    ///
+    /// # Errors
+    ///
+    /// If the folder cannot be read or written.
+    pub fn recover(settings: Settings, folder: &Path, place: &str) -> std::io::Result<Self> {
+        let mut missed = Self::new(settings);
+        let disk = Disk::open(folder, place, |record| {
+            let mut state = missed.lock();
+            match record {
+                Record::Missed { key, in_doubt } => missed.add(&mut state, key, in_doubt),
+                Record::Everything => state.overflow(false),
+            }
+        })?;
+        let mut state = missed.lock();
+        // All of it goes into the file of this process.
+        state.unwritten = Some(Unwritten::all());
+        missed.publish(&mut state);
+        drop(state);
+        disk.wake();
+        missed.disk = Some(disk);
+        Ok(missed)
     }
 
     /// Takes other settings; what is remembered stays.
@@ -197,9 +248,17 @@ impl Missed {
     }
 
     /// After a change of `state`: what others look at without a lock.
-    fn publish(&self, state: &State) {
+    fn publish(&self, state: &mut State) {
         let any = state.everything.is_some() || !state.set.is_empty();
-        self.any.store(any, Ordering::Release);
+        let before = self.any.swap(any, Ordering::AcqRel);
+        if let Some(unwritten) = &mut state.unwritten {
+            if before && !any {
+                unwritten.clear();
+            }
+            if let Some(disk) = self.disk.as_ref().filter(|_| unwritten.bytes() > 0) {
+                disk.wake();
+            }
+        }
         let work = match state.everything {
             Some(everything) => everything.doubts == 0,
             None => state.set.due() > 0,
@@ -212,7 +271,7 @@ impl Missed {
     pub fn miss(&self, key: &[u8]) {
         let mut state = self.lock();
         self.add(&mut state, key, false);
-        self.publish(&state);
+        self.publish(&mut state);
     }
 
     /// Remembers packed keys. `in_doubt` says that their changes may still be
@@ -222,7 +281,7 @@ impl Missed {
         for key in packed::iter(packed) {
             self.add(&mut state, key, in_doubt);
         }
-        self.publish(&state);
+        self.publish(&mut state);
     }
 
     fn add(&self, state: &mut State, key: &[u8], in_doubt: bool) {
@@ -234,15 +293,14 @@ impl Missed {
         }
         if state.set.len() < state.settings.keys_max || state.set.contains(key) {
             state.set.miss(key, in_doubt);
+            if let Some(unwritten) = &mut state.unwritten {
+                unwritten.push(&Record::Missed { key, in_doubt });
+            }
             return;
         }
         Counts::add(&self.counts.overflowed, 1);
         if state.settings.on_return == OnReturn::Flush {
-            state.everything = Some(Everything {
-                doubts: state.set.doubts() + u64::from(in_doubt),
-                version: 0,
-            });
-            state.set.clear();
+            state.overflow(in_doubt);
         }
     }
 
@@ -258,7 +316,7 @@ impl Missed {
                 state.set.settle(key);
             }
         }
-        self.publish(&state);
+        self.publish(&mut state);
     }
 
     /// What is to be deleted next, up to `max` keys from `cursor` on.
@@ -293,7 +351,7 @@ impl Missed {
         }
         let count = u64::try_from(batch.due.len()).unwrap_or(u64::MAX);
         Counts::add(&self.counts.replayed, count);
-        self.publish(&state);
+        self.publish(&mut state);
     }
 
     /// What a request that replaces the item of a key has to bring back to
@@ -309,7 +367,7 @@ impl Missed {
         let mut state = self.lock();
         if state.set.forget(key, due) {
             Counts::add(&self.counts.replaced, 1);
-            self.publish(&state);
+            self.publish(&mut state);
         }
     }
 

@@ -58,6 +58,8 @@ pub struct Set {
     first: u64,
     /// How many keys nobody is in doubt about.
     due: usize,
+    /// Bytes of all keys.
+    bytes: usize,
     seed: u64,
 }
 
@@ -69,6 +71,7 @@ impl Set {
             chunks: VecDeque::new(),
             first: 0,
             due: 0,
+            bytes: 0,
             seed,
         }
     }
@@ -76,6 +79,11 @@ impl Set {
     /// How many keys there are.
     pub fn len(&self) -> usize {
         self.table.len()
+    }
+
+    /// Bytes of all keys.
+    pub fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// Whether there is no key.
@@ -123,6 +131,7 @@ impl Set {
             }
             return;
         }
+        self.bytes += key.len();
         let (chunk, at) = self.append(key);
         let entry = Entry {
             chunk,
@@ -204,12 +213,21 @@ impl Set {
         });
     }
 
-    /// Visits all keys, with whether they are in doubt.
-    pub fn each(&self, mut visit: impl FnMut(&[u8], bool)) {
-        self.walk(&mut Cursor::default(), |key, entry| {
+    /// Visits up to `max` keys from `cursor` on, with whether they are in doubt;
+    /// says whether there may be more.
+    pub fn each(
+        &self,
+        cursor: &mut Cursor,
+        max: usize,
+        mut visit: impl FnMut(&[u8], bool),
+    ) -> bool {
+        let mut visited = 0;
+        self.walk(cursor, |key, entry| {
             visit(key, entry.doubts > 0);
-            true
+            visited += 1;
+            visited < max
         });
+        visited >= max
     }
 
     /// Visits the keys from `cursor` on for as long as `visit` says so.
@@ -259,6 +277,7 @@ impl Set {
         };
         let (entry, _) = found.remove();
         self.due -= 1;
+        self.bytes -= key.len();
         let place = usize::try_from(entry.chunk.saturating_sub(self.first));
         if let Some(chunk) = place.ok().and_then(|place| self.chunks.get_mut(place)) {
             chunk.live -= 1;
@@ -283,6 +302,7 @@ impl Set {
         self.chunks = VecDeque::new();
         self.table = HashTable::new();
         self.due = 0;
+        self.bytes = 0;
     }
 }
 
@@ -457,6 +477,8 @@ mod tests {
                     }
                 }
                 prop_assert_eq!(set.len(), model.len());
+                let bytes: usize = model.keys().map(|number| key(*number).len()).sum();
+                prop_assert_eq!(set.bytes(), bytes);
                 let doubts: u32 = model.values().map(|entry| entry.0).sum();
                 prop_assert_eq!(set.doubts(), u64::from(doubts));
                 for number in 0..40 {
