@@ -89,7 +89,7 @@ fn unknown_keys() {
     // Not as much as the value is looked at.
     assert_told_in_pool(
         "zzz: {timeout: 5}",
-        "4:5: pools.main.zzz: unknown key (known here: servers, distribution, hash, hash_tag, \
+        "4:5: pools.main.zzz: unknown key (known here: servers, shards, read, read_miss, repair_ttl, replication, hedge, hedge_budget, distribution, hash, hash_tag, \
          hash_stop, server_order, seed, timeout, connect_timeout, server_connections, preconnect, \
          in_flight_max, queue_bytes_max, stall_timeout, late_max, failures, retries, probe_first, \
          probe_max, ramp, eject_max, slow_after, miss_on_error, server_protocol, embedded_memory)",
