@@ -41,7 +41,7 @@ pub enum Error {
         /// The folder.
         folder: String,
         /// Why.
-        source: std::io::Error,
+        source: io::Error,
     },
     /// A cache in this process could not be made.
     #[error("pools.{pool}: no cache for server '{server}'")]
