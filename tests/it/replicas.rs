@@ -23,7 +23,7 @@ fn proxy(servers: &[SocketAddr], pool: &str) -> Ketch {
         .map(|(server, zone)| format!("{{address: '{server}', zone: {zone}}}, "))
         .collect();
     Ketch::start(&format!(
-        "listen: 127.0.0.1:0\nadmin: 127.0.0.1:0\nworkers: 2\nzone: b\npools:\n  main:\n    timeout: 300ms\n    probe_first: 20ms\n    probe_max: 40ms\n{pool}    shards:\n      - primary: {{address: '{}', zone: a}}\n        replicas: [{replicas}]\n",
+        "listen: 127.0.0.1:0\nadmin: 127.0.0.1:0\nworkers: 2\nzone: b\npools:\n  main:\n    timeout: 1s\n    probe_first: 20ms\n    probe_max: 40ms\n{pool}    shards:\n      - primary: {{address: '{}', zone: a}}\n        replicas: [{replicas}]\n",
         servers[0],
     ))
 }
@@ -241,6 +241,15 @@ fn use_keys(address: SocketAddr, client: usize, going: &AtomicBool) -> (usize, u
     (rounds, failed)
 }
 
+/// Stops the clients of a test when it is over, even if it has failed.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::SeqCst);
+    }
+}
+
 /// Takes the primary away under load, by `away`, and brings it back by `back`.
 fn without_one(pool: &str, away: impl Fn(&[Peer]), back: impl Fn(&[Peer])) {
     let Some((peers, servers)) = peers(3) else {
@@ -256,6 +265,7 @@ fn without_one(pool: &str, away: impl Fn(&[Peer]), back: impl Fn(&[Peer])) {
     };
     thread::scope(|scope| {
         let going = &going;
+        let stop = Stop(going);
         let clients: Vec<_> = (0..4)
             .map(|client| scope.spawn(move || use_keys(address, client, going)))
             .collect();
@@ -274,7 +284,7 @@ fn without_one(pool: &str, away: impl Fn(&[Peer]), back: impl Fn(&[Peer])) {
             proxy.metric("ketch_server_up", "") == 3.0
         });
         more("with its primary");
-        going.store(false, Ordering::SeqCst);
+        drop(stop);
         for client in clients {
             let (rounds, failed) = client.join().unwrap();
             assert!(failed < rounds / 10, "{failed} of {rounds}");
@@ -351,8 +361,8 @@ fn a_slow_member_is_not_waited_for() {
         assert_eq!(client.get("k"), hit("1"));
     }
     let took = start.elapsed();
-    // Ten time-outs would be three seconds.
-    assert!(took < Duration::from_millis(1500), "{took:?}");
+    // Ten time-outs would be ten seconds.
+    assert!(took < Duration::from_millis(3000), "{took:?}");
     assert!(proxy.metric("ketch_pool_hedges_won_total", "") >= 10.0);
     servers[0].set(Fault::None);
 }
