@@ -352,7 +352,6 @@ fn missed(page: &mut Page, rows: &[Row<'_>]) {
 mod tests {
     use super::*;
     use std::collections::HashSet;
-    use std::fs;
 
     #[test]
     fn names_are_unique_and_follow_the_conventions() {
@@ -377,21 +376,6 @@ mod tests {
 
     #[test]
     fn every_family_is_documented() {
-        const BEGIN: &str =
-            "<!-- The table below is written by `UPDATE_DOCS=1 cargo test`. -->\n\n";
-        let mut table = "| name | kind | labels | what it counts |\n|---|---|---|---|\n".to_owned();
-        for family in FAMILIES {
-            let labels = family.labels.join(", ");
-            let (name, kind, help) = (family.name, family.kind.name(), family.help);
-            table += &format!("| `{name}` | {kind} | {labels} | {help} |\n");
-        }
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/operations.md");
-        let text = fs::read_to_string(path).unwrap();
-        let (before, after) = text.split_once(BEGIN).unwrap();
-        if std::env::var_os("UPDATE_DOCS").is_some() {
-            fs::write(path, format!("{before}{BEGIN}{table}")).unwrap();
-            return;
-        }
-        assert_eq!(after, table, "docs/operations.md: UPDATE_DOCS=1 cargo test");
+        super::super::page::check_table("operations.md", FAMILIES, true);
     }
 }

@@ -61,6 +61,35 @@ macro_rules! families {
 }
 pub(super) use families;
 
+/// Checks that the table of metrics at the end of a page of `docs` has these families,
+/// or writes it (`UPDATE_DOCS=1`).
+#[cfg(test)]
+pub(super) fn check_table(page: &str, families: &[Family], with_labels: bool) {
+    const BEGIN: &str = "<!-- The table below is written by `UPDATE_DOCS=1 cargo test`. -->\n\n";
+    let (heads, rule) = if with_labels {
+        (" labels |", "---|")
+    } else {
+        ("", "")
+    };
+    let mut table = format!("| name | kind |{heads} what it counts |\n|---|---|{rule}---|\n");
+    for family in families {
+        let (name, kind, help) = (family.name, family.kind.name(), family.help);
+        let labels = match with_labels {
+            true => format!(" {} |", family.labels.join(", ")),
+            false => String::new(),
+        };
+        table += &format!("| `{name}` | {kind} |{labels} {help} |\n");
+    }
+    let path = format!("{}/docs/{page}", env!("CARGO_MANIFEST_DIR"));
+    let text = std::fs::read_to_string(&path).unwrap();
+    let (before, after) = text.split_once(BEGIN).unwrap();
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        std::fs::write(path, format!("{before}{BEGIN}{table}")).unwrap();
+        return;
+    }
+    assert_eq!(after, table, "docs/{page}: UPDATE_DOCS=1 cargo test");
+}
+
 /// A page of metrics.
 #[derive(Debug, Default)]
 pub struct Page {

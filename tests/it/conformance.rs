@@ -22,7 +22,7 @@ use self::play::{Conn, Cuts, Failure, Play, Sentinel};
 use self::text::Scope;
 use crate::ketch::Ketch;
 use crate::peer::{Peer, show};
-use crate::target::{Kind, Target, Version};
+use crate::target::Target;
 
 #[test]
 fn memcached_answers_as_recorded() {
@@ -44,13 +44,7 @@ fn the_proxy_answers_as_memcached() {
     let ketch = Ketch::start(&format!(
         "listen: 127.0.0.1:0\nadmin: off\nclients:\n  flush_all: true\npools:\n  main:\n    timeout: 10s\n    stall_timeout: 20s\n    servers:\n{servers}"
     ));
-    check(&Target {
-        name: "ketch proxy".into(),
-        kind: Kind::Proxy,
-        version: Version::NEWEST,
-        behind: Some(behind),
-        address: ketch.address(),
-    });
+    check(&Target::proxy("ketch proxy", Some(behind), ketch.address()));
 }
 
 #[test]
@@ -68,13 +62,7 @@ fn the_proxy_over_the_bundled_cache_answers_as_memcached() {
     let ketch = Ketch::start(&format!(
         "listen: 127.0.0.1:0\nadmin: off\nclients:\n  flush_all: true\npools:\n  main:\n    timeout: 10s\n    stall_timeout: 20s\n    servers:\n{listed}"
     ));
-    check(&Target {
-        name: "ketch proxy over ketch backend".into(),
-        kind: Kind::Proxy,
-        version: Version::NEWEST,
-        behind: None,
-        address: ketch.address(),
-    });
+    check(&Target::proxy("ketch proxy over ketch backend", None, ketch.address()));
 }
 
 #[test]
@@ -82,13 +70,7 @@ fn the_proxy_answers_from_its_own_caches_as_memcached() {
     let ketch = Ketch::start(
         "listen: 127.0.0.1:0\nadmin: off\nclients:\n  flush_all: true\npools:\n  main:\n    servers: [embedded, embedded, embedded]\n",
     );
-    check(&Target {
-        name: "ketch proxy over embedded caches".into(),
-        kind: Kind::Proxy,
-        version: Version::NEWEST,
-        behind: None,
-        address: ketch.address(),
-    });
+    check(&Target::proxy("ketch proxy over embedded caches", None, ketch.address()));
 }
 
 /// Plays every exchange on `target`, in every way, and fails with all that

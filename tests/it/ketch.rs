@@ -169,13 +169,9 @@ impl Ketch {
         self.child.wait().unwrap().code()
     }
 
-    /// What the system says of the process: a line of `/proc/PID/status`, its
-    /// first number.
+    /// What the system says of the process ([`crate::status`]).
     pub(crate) fn status(&self, field: &str) -> u64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix(field));
-        let number = line.unwrap().trim_start_matches(':').split_whitespace();
-        number.clone().next().unwrap().parse().unwrap()
+        crate::status(self.pid(), field)
     }
 
     /// Descriptors that it has open.

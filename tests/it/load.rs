@@ -1,7 +1,6 @@
 //! Many clients at once do everything to items of all sizes, in a cache too small for
 //! them: whatever is read must be something that was written for that key.
 
-use std::fs;
 use std::net::SocketAddr;
 use std::thread;
 use std::time::Duration;
@@ -15,7 +14,7 @@ const CLIENTS: u64 = 16;
 /// Keys of each kind.
 const KEYS: u32 = 400;
 /// Memory of the cache, in MiB.
-const MEMORY_MIB: usize = 64;
+const MEMORY_MIB: u64 = 64;
 
 /// The bytes that a key has at some version: they tell of both, and of their length.
 fn value(key: &str, version: u32, len: usize) -> Vec<u8> {
@@ -243,17 +242,9 @@ fn load(duration: Duration) {
             });
         }
     });
-    let status = fs::read_to_string(format!("/proc/{}/status", server.id())).unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmHWM:"));
-    let kib: usize = line
-        .unwrap()
-        .split_whitespace()
-        .nth(1)
-        .unwrap()
-        .parse()
-        .unwrap();
+    let kib = crate::status(server.id(), "VmHWM");
     // Beside the items: the program, and what is on its way to sixteen clients.
-    let bound = MEMORY_MIB * 107 / 100 + 8 + 2 * usize::try_from(CLIENTS).unwrap();
+    let bound = MEMORY_MIB * 107 / 100 + 8 + 2 * CLIENTS;
     assert!(kib >> 10 <= bound, "{} MiB, not {bound}", kib >> 10);
     let mut client = Client::connect(address);
     client.send("flush_all\r\n");

@@ -34,6 +34,15 @@ mod target;
 
 use std::time::Instant;
 
+/// What the system says of a process: the first number of a line of
+/// `/proc/PID/status`, for sizes in KiB.
+fn status(pid: impl std::fmt::Display, field: &str) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix(field));
+    let mut words = line.unwrap().trim_start_matches(':').split_whitespace();
+    words.next().unwrap().parse().unwrap()
+}
+
 /// The present, for deadlines. The only reading of the clock in these tests.
 #[expect(
     clippy::disallowed_methods,

@@ -23,6 +23,20 @@ pub(crate) struct Target {
     pub(crate) address: SocketAddr,
 }
 
+impl Target {
+    /// Our proxy at `address`; `behind` is the release of the servers it asks, if they
+    /// are the original.
+    pub(crate) fn proxy(name: &str, behind: Option<Version>, address: SocketAddr) -> Self {
+        Self {
+            name: name.to_owned(),
+            kind: Kind::Proxy,
+            version: Version::NEWEST,
+            behind,
+            address,
+        }
+    }
+}
+
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} ({}, like {})", self.name, self.address, self.version)

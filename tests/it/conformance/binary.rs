@@ -5,7 +5,7 @@ use super::play::Sentinel;
 use super::play_all;
 use crate::ketch::Ketch;
 use crate::peer::Peer;
-use crate::target::{Kind, Target, Version};
+use crate::target::{Kind, Target};
 
 /// Plays every binary exchange on `target`.
 fn check(target: &Target) {
@@ -21,13 +21,9 @@ fn check_proxy(name: &str, pool: &str, servers: &[Peer]) {
         "listen: 127.0.0.1:0\nadmin: off\nclients:\n  flush_all: true\npools:\n  main:\n    timeout: 10s\n    stall_timeout: 20s\n{pool}    servers:\n{listed}"
     ));
     let behind = servers[0].target();
-    check(&Target {
-        name: format!("ketch proxy, {name}"),
-        kind: Kind::Proxy,
-        version: Version::NEWEST,
-        behind: (behind.kind == Kind::Memcached).then_some(behind.version),
-        address: ketch.address(),
-    });
+    let release = (behind.kind == Kind::Memcached).then_some(behind.version);
+    let name = format!("ketch proxy, {name}");
+    check(&Target::proxy(&name, release, ketch.address()));
 }
 
 fn memcacheds() -> Option<Vec<Peer>> {
@@ -76,11 +72,5 @@ fn the_proxy_answers_in_binary_from_its_own_caches_as_memcached() {
     let ketch = Ketch::start(
         "listen: 127.0.0.1:0\nadmin: off\nclients:\n  flush_all: true\npools:\n  main:\n    servers: [embedded, embedded, embedded]\n",
     );
-    check(&Target {
-        name: "ketch proxy over embedded caches".into(),
-        kind: Kind::Proxy,
-        version: Version::NEWEST,
-        behind: None,
-        address: ketch.address(),
-    });
+    check(&Target::proxy("ketch proxy over embedded caches", None, ketch.address()));
 }
