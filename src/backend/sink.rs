@@ -1,7 +1,8 @@
 //! Where replies go.
 
-use bytes::Bytes;
+use std::sync::Arc;
 
+use super::store::Large;
 use crate::net::outbox::Writer;
 
 /// Takes the bytes of replies.
@@ -9,8 +10,11 @@ pub trait Sink {
     /// What has been written and not shared, to append to.
     fn bytes(&mut self) -> &mut Vec<u8>;
 
-    /// Appends a large part of a value, without copying it if possible.
-    fn share(&mut self, part: &Bytes);
+    /// As [`Self::bytes`], with room for `more`.
+    fn room(&mut self, more: usize) -> &mut Vec<u8>;
+
+    /// Appends the chunks of a large value, without copying them if possible.
+    fn share(&mut self, value: &Arc<Large>);
 
     /// Bytes there are.
     fn count(&self) -> usize;
@@ -22,8 +26,13 @@ impl Sink for Writer<'_> {
         self.bytes()
     }
 
-    fn share(&mut self, part: &Bytes) {
-        self.share(part.clone());
+    #[inline]
+    fn room(&mut self, more: usize) -> &mut Vec<u8> {
+        self.room(more)
+    }
+
+    fn share(&mut self, value: &Arc<Large>) {
+        self.share(Arc::<Large>::clone(value), value.len());
     }
 
     #[inline]
@@ -38,8 +47,17 @@ impl Sink for Vec<u8> {
         self
     }
 
-    fn share(&mut self, part: &Bytes) {
-        self.extend_from_slice(part);
+    #[inline]
+    fn room(&mut self, more: usize) -> &mut Vec<u8> {
+        self.reserve(more);
+        self
+    }
+
+    fn share(&mut self, value: &Arc<Large>) {
+        self.reserve(value.len());
+        for chunk in value.chunks() {
+            self.extend_from_slice(chunk);
+        }
     }
 
     #[inline]

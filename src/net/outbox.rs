@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell, RefMut};
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::Waker;
 
 use bytes::Bytes;
@@ -20,8 +21,22 @@ use crate::clock::{self, Moment};
 /// references to them and writing them as pieces of their own.
 pub const SHARE_BYTES_MIN: usize = 16 * 1024;
 
-/// Pieces written with one system call.
-const PIECES_MAX: usize = 64;
+/// Pieces written with one system call, where they are many: a value of a mebibyte
+/// in parts of 16 KiB, with what stands around it.
+const PIECES_MAX: usize = 72;
+
+/// Pieces up to which a write is prepared in less room.
+const PIECES_FEW: usize = 16;
+
+/// Bytes up to which few pieces will do.
+const BYTES_FEW: usize = 160 * 1024;
+
+/// Bytes that lie in several places and have one owner: sharing them costs one
+/// reference, however many places there are.
+pub trait Parts: std::fmt::Debug + Send + Sync {
+    /// The part at a place, from 0 on; `None` behind the last. None is empty.
+    fn part(&self, at: usize) -> Option<&[u8]>;
+}
 
 /// Bytes in the order they will be written.
 #[derive(Debug, Default)]
@@ -30,9 +45,9 @@ struct Queue {
     pieces: VecDeque<Piece>,
     /// The piece that small writes are appended to; written last.
     tail: Vec<u8>,
-    /// Bytes of the first piece that have been written already.
+    /// Bytes of the first part of the first piece that have been written already.
     written: usize,
-    /// Bytes in all, those written of the first piece not counted.
+    /// Bytes in all, those written of the first part not counted.
     len: usize,
     /// What has been written and is kept for a while.
     kept: Kept,
@@ -55,13 +70,36 @@ const KEPT_BYTES_MAX: usize = 64 * 1024;
 enum Piece {
     Copied(Vec<u8>),
     Shared(Bytes),
+    /// What is left of parts, from this place on.
+    Parts(Arc<dyn Parts>, usize),
 }
 
 impl Piece {
-    fn as_slice(&self) -> &[u8] {
+    /// A part of it, from 0 on; most pieces have one.
+    #[inline]
+    fn part(&self, at: usize) -> Option<&[u8]> {
         match self {
-            Self::Copied(bytes) => bytes,
-            Self::Shared(bytes) => bytes,
+            Self::Copied(bytes) => (at == 0).then_some(bytes),
+            Self::Shared(bytes) => (at == 0).then_some(bytes),
+            Self::Parts(owner, first) => owner.part(first + at),
+        }
+    }
+
+    /// The part that is written first.
+    #[inline]
+    fn first(&self) -> &[u8] {
+        self.part(0).unwrap_or_default()
+    }
+
+    /// Leaves the first part behind. Says whether there is another.
+    #[inline]
+    fn pass(&mut self) -> bool {
+        match self {
+            Self::Copied(_) | Self::Shared(_) => false,
+            Self::Parts(owner, first) => {
+                *first += 1;
+                owner.part(*first).is_some()
+            }
         }
     }
 }
@@ -100,19 +138,35 @@ impl Queue {
         self.pieces.push_back(Piece::Shared(bytes));
     }
 
+    fn push_parts(&mut self, owner: Arc<dyn Parts>, len: usize) {
+        self.end_tail();
+        self.len += len;
+        self.pieces.push_back(Piece::Parts(owner, 0));
+    }
+
     /// Writes once. Returns how many bytes the socket took.
     #[inline]
     fn write(&self, half: &WriteHalf) -> io::Result<usize> {
         if self.pieces.is_empty() {
             return half.try_write(self.tail.get(self.written..).unwrap_or_default());
         }
-        let mut slices = [IoSlice::new(&[]); PIECES_MAX];
-        let pieces = self.pieces.iter().map(Piece::as_slice);
-        let pieces = pieces.chain(std::iter::once(&self.tail[..]));
-        let mut count = 0;
-        for (slot, (at, piece)) in slices.iter_mut().zip(pieces.enumerate()) {
-            let from = if at == 0 { self.written } else { 0 };
-            *slot = IoSlice::new(piece.get(from..).unwrap_or_default());
+        if self.len <= BYTES_FEW {
+            self.write_pieces::<PIECES_FEW>(half)
+        } else {
+            self.write_pieces::<PIECES_MAX>(half)
+        }
+    }
+
+    /// Writes up to `N` pieces.
+    fn write_pieces<const N: usize>(&self, half: &WriteHalf) -> io::Result<usize> {
+        let mut slices = [IoSlice::new(&[]); N];
+        let pieces = self.pieces.iter();
+        let parts = pieces.flat_map(|piece| (0..).map_while(|at| piece.part(at)));
+        let parts = parts.chain(std::iter::once(&self.tail[..]));
+        let (mut count, mut from) = (0, self.written);
+        for (slot, part) in slices.iter_mut().zip(parts) {
+            *slot = IoSlice::new(part.get(from..).unwrap_or_default());
+            from = 0;
             count += 1;
         }
         half.try_write_vectored(slices.get(..count).unwrap_or_default())
@@ -123,12 +177,15 @@ impl Queue {
     fn advance(&mut self, count: usize) {
         self.len = self.len.saturating_sub(count);
         self.written += count;
-        while let Some(first) = self.pieces.front() {
-            let size = first.as_slice().len();
+        while let Some(first) = self.pieces.front_mut() {
+            let size = first.first().len();
             if self.written < size {
                 return;
             }
             self.written -= size;
+            if first.pass() {
+                continue;
+            }
             match self.pieces.pop_front() {
                 Some(Piece::Copied(buffer)) => self.let_go(buffer),
                 // Large values are not kept.
@@ -177,6 +234,12 @@ impl Queue {
             match self.pieces.front_mut() {
                 Some(Piece::Copied(first)) => drop(first.drain(..self.written)),
                 Some(Piece::Shared(first)) => *first = first.slice(self.written..),
+                Some(piece) => {
+                    let rest = piece.first().get(self.written..).unwrap_or_default();
+                    let rest = Piece::Copied(rest.to_vec());
+                    piece.pass();
+                    self.pieces.push_front(rest);
+                }
                 None => drop(self.tail.drain(..self.written)),
             }
             self.written = 0;
@@ -203,10 +266,23 @@ impl Writer<'_> {
         &mut self.queue.tail
     }
 
-    /// Appends `bytes` without copying them.
-    pub fn share(&mut self, bytes: Bytes) {
+    /// As [`Self::bytes`], with room for `more`: what has been appended before does
+    /// not move for it.
+    #[inline]
+    pub fn room(&mut self, more: usize) -> &mut Vec<u8> {
+        let tail = &self.queue.tail;
+        if tail.len() + more > tail.capacity() {
+            self.count();
+            self.queue.ready_tail(more);
+            self.counted = self.queue.tail.len();
+        }
+        &mut self.queue.tail
+    }
+
+    /// Appends all parts of `owner`, `len` bytes, without copying them.
+    pub fn share(&mut self, owner: Arc<dyn Parts>, len: usize) {
         self.count();
-        self.queue.push_shared(bytes);
+        self.queue.push_parts(owner, len);
         self.queue.ready_tail(0);
         self.counted = 0;
     }
@@ -600,7 +676,7 @@ mod tests {
             outbox.push(b"zero ");
             let mut writer = outbox.writer();
             writer.bytes().extend_from_slice(b"one ");
-            writer.share(Bytes::from_static(b"two "));
+            writer.share(Arc::new(Words(vec!["tw".into(), "o ".into()])), 4);
             writer.bytes().extend_from_slice(b"three");
             assert_eq!(writer.len(), 18);
             drop(writer);
@@ -609,6 +685,78 @@ mod tests {
             let mut got = [0; 18];
             peer.read_exact(&mut got).await.unwrap();
             assert_eq!(&got, b"zero one two three");
+            assert!(outbox.is_empty());
+        })
+        .await;
+    }
+
+    #[derive(Debug)]
+    struct Words(Vec<String>);
+
+    impl Parts for Words {
+        fn part(&self, at: usize) -> Option<&[u8]> {
+            self.0.get(at).map(String::as_bytes)
+        }
+    }
+
+    #[tokio::test]
+    async fn many_parts_arrive_whole_however_little_the_socket_takes() {
+        local(async {
+            let (turn, outbox, mut peer) = pair();
+            tokio::task::spawn_local(turn.run());
+            let words: Vec<String> = (0..3000).map(|at| format!("{at:5000}")).collect();
+            let said = words.concat();
+            let mut writer = outbox.writer();
+            writer.bytes().push(b'<');
+            writer.share(Arc::new(Words(words)), said.len());
+            writer.bytes().push(b'>');
+            drop(writer);
+            outbox.mark();
+            let mut got = vec![0; said.len() + 2];
+            peer.read_exact(&mut got).await.unwrap();
+            assert!(got == format!("<{said}>").as_bytes());
+            assert!(outbox.is_empty());
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn what_is_put_first_cuts_no_part_in_two() {
+        local(async {
+            let (turn, outbox, mut peer) = pair();
+            tokio::task::spawn_local(turn.run());
+            let words = ["ab", "cd", "ef"].map(String::from).to_vec();
+            outbox.writer().share(Arc::new(Words(words)), 6);
+            outbox.skip(3);
+            outbox.push_front(b"first ".to_vec());
+            assert_eq!(outbox.len(), 9);
+            outbox.mark();
+            let mut got = [0; 9];
+            peer.read_exact(&mut got).await.unwrap();
+            assert_eq!(&got, b"first def");
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn a_writer_does_not_move_what_it_has_written() {
+        local(async {
+            let (turn, outbox, mut peer) = pair();
+            tokio::task::spawn_local(turn.run());
+            let said: Vec<u8> = (0..=u8::MAX).cycle().take(200_000).collect();
+            let mut writer = outbox.writer();
+            for part in said.chunks(10_000) {
+                writer.room(part.len()).extend_from_slice(part);
+            }
+            assert_eq!(writer.len(), said.len());
+            drop(writer);
+            let large = buffers::take_large().capacity();
+            let longest = |piece: &Piece| piece.first().len();
+            assert!(outbox.queue.borrow().pieces.iter().map(longest).max() <= Some(large));
+            outbox.mark();
+            let mut got = vec![0; said.len()];
+            peer.read_exact(&mut got).await.unwrap();
+            assert!(got == said);
         })
         .await;
     }
@@ -627,7 +775,7 @@ mod tests {
                 assert!(queue.pieces.len() >= 9);
                 // None has grown.
                 let large = buffers::take_large().capacity();
-                let pieces = queue.pieces.iter().map(|piece| piece.as_slice().len());
+                let pieces = queue.pieces.iter().map(|piece| piece.first().len());
                 assert!(pieces.chain([queue.tail.len()]).all(|len| len <= large));
             }
             assert_eq!(outbox.len(), said.len());

@@ -150,8 +150,7 @@ impl Asked<'_> {
         } else {
             b""
         };
-        let bytes = out.bytes();
-        bytes.reserve(28 + key.len() + item.tail().len());
+        let bytes = out.room(28 + key.len() + item.tail().len());
         head(
             self.request,
             Status::Ok,
@@ -162,10 +161,11 @@ impl Asked<'_> {
         bytes.extend_from_slice(&item.flags().to_be_bytes());
         bytes.extend_from_slice(key);
         if !touches_only {
-            for chunk in found.chunks {
-                out.share(chunk);
+            if let Some(large) = found.large {
+                out.share(large);
             }
-            out.bytes().extend_from_slice(item.tail());
+            let tail = item.tail();
+            out.room(tail.len()).extend_from_slice(tail);
         }
     }
 

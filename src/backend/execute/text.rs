@@ -122,8 +122,7 @@ pub(super) fn touched(
 
 #[inline]
 fn write_value(found: &Found<'_>, key: &[u8], with_cas: bool, out: &mut impl Sink) {
-    let bytes = out.bytes();
-    bytes.reserve(key.len() + found.item.tail().len() + 80);
+    let bytes = out.room(key.len() + found.item.tail().len() + 80);
     bytes.extend_from_slice(b"VALUE ");
     bytes.extend_from_slice(key);
     bytes.push(b' ');
@@ -141,11 +140,12 @@ fn write_value(found: &Found<'_>, key: &[u8], with_cas: bool, out: &mut impl Sin
 /// The value itself, with its line end.
 #[inline]
 pub(super) fn write_data(found: &Found<'_>, out: &mut impl Sink) {
-    for chunk in found.chunks {
-        out.share(chunk);
+    if let Some(large) = found.large {
+        out.share(large);
     }
-    let bytes = out.bytes();
-    bytes.extend_from_slice(found.item.tail());
+    let tail = found.item.tail();
+    let bytes = out.room(tail.len() + 2);
+    bytes.extend_from_slice(tail);
     bytes.extend_from_slice(b"\r\n");
 }
 

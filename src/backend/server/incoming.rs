@@ -57,8 +57,8 @@ impl Incoming {
     }
 
     /// The value.
-    pub(super) fn finish(self) -> Owned {
-        self.filling.finish()
+    pub(super) fn finish(self, store: &Store) -> Owned {
+        self.filling.finish(store.memory())
     }
 
     /// Takes bytes that have been read already. Returns how many.

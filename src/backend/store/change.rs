@@ -206,21 +206,16 @@ impl Shard {
     /// Appends or prepends to an item.
     fn extend(&mut self, tag: Tag, old: At, store: &Store<'_>, now: u32) -> Result<Stored, Full> {
         let found = self.get(old);
-        let added = store.value.chunks.len() * CHUNK_BYTES
-            + store
-                .value
-                .tail
-                .iter()
-                .map(|piece| piece.len())
-                .sum::<usize>();
+        let added = store.value.len();
         if found.value_len() + added > store.value_bytes_max {
             return Ok(Stored::NotStored);
         }
         let new = store.value;
-        let mut pieces: Vec<&[u8]> = Vec::with_capacity(found.chunks.len() + new.chunks.len() + 3);
-        let old_pieces = found.chunks.iter().map(AsRef::as_ref);
+        let (old_chunks, new_chunks) = (found.chunks(), new.chunks());
+        let mut pieces: Vec<&[u8]> = Vec::with_capacity(old_chunks.len() + new_chunks.len() + 3);
+        let old_pieces = old_chunks.iter().map(AsRef::as_ref);
         let old_pieces = old_pieces.chain([found.item.tail()]);
-        let new_pieces = new.chunks.iter().map(AsRef::as_ref).chain(new.tail);
+        let new_pieces = new_chunks.iter().map(AsRef::as_ref).chain(new.tail);
         if store.mode == Mode::Append {
             pieces.extend(old_pieces.chain(new_pieces));
         } else {
@@ -263,7 +258,7 @@ impl Shard {
         };
         let found = self.get(old);
         let item = found.item;
-        if !found.chunks.is_empty() || item.tail().is_empty() {
+        if found.large.is_some() || item.tail().is_empty() {
             return Ok(Counted::NotANumber);
         }
         if !fits(count.compare, item.cas()) {
@@ -294,7 +289,7 @@ impl Shard {
             cas: count.cas,
             state,
             value: Value {
-                chunks: &[],
+                large: None,
                 tail: [digits.as_bytes(), &blanks],
             },
         };

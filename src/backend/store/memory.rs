@@ -8,8 +8,9 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use bytes::Bytes;
 use memmap2::MmapMut;
+
+use crate::net::outbox::Parts;
 
 /// Size of an extent. Large enough that the last item of one wastes little, and
 /// small enough that a shard of 8 MiB has 32 of them to age one by one.
@@ -22,9 +23,9 @@ pub const CHUNK_BYTES: usize = 16 * 1024;
 /// What an extent costs with its entries in the tables of its shard.
 pub(super) const EXTENT_COST: usize = EXTENT_BYTES + 128;
 
-/// What a chunk costs with the counter of its references and its place in the
-/// list of its value.
-pub(super) const CHUNK_COST: usize = CHUNK_BYTES + 192;
+/// What a chunk costs with its place in the list of its value, and its share of what
+/// the value costs beside: a counter of references and an entry in a table.
+pub(super) const CHUNK_COST: usize = CHUNK_BYTES + 128;
 
 /// Share of the limit that is kept mapped although it is free, as a divisor:
 /// mapping and faulting pages in again costs more than the rest of a set.
@@ -78,11 +79,6 @@ impl Chunk {
         self.map.as_deref_mut().unwrap_or_default()
     }
 
-    /// Makes it shareable, and unchangeable from now on. Its memory is free when
-    /// the last of those who share it has let go.
-    pub fn freeze(self) -> Bytes {
-        Bytes::from_owner(self)
-    }
 }
 
 impl AsRef<[u8]> for Chunk {
@@ -94,6 +90,61 @@ impl AsRef<[u8]> for Chunk {
 impl Drop for Chunk {
     fn drop(&mut self) {
         if let Some(map) = self.map.take() {
+            self.memory.give(map, &self.memory.chunks, CHUNK_COST);
+        }
+    }
+}
+
+/// The full chunks of a large value, which do not change any more. All have one
+/// counter of references; their memory is free when the last of those who share them
+/// has let go.
+#[derive(Debug)]
+pub struct Large {
+    chunks: Box<[MmapMut]>,
+    memory: Arc<Memory>,
+}
+
+impl Large {
+    /// A value of these chunks; `None` if there are none.
+    pub fn new(memory: &Arc<Memory>, chunks: impl IntoIterator<Item = Chunk>) -> Option<Arc<Self>> {
+        let chunks = chunks.into_iter().filter_map(|mut chunk| chunk.map.take());
+        let chunks: Box<[_]> = chunks.collect();
+        (!chunks.is_empty()).then(|| {
+            Arc::new(Self {
+                chunks,
+                memory: Arc::clone(memory),
+            })
+        })
+    }
+
+    /// The chunks, each of [`CHUNK_BYTES`].
+    #[inline]
+    pub fn chunks(&self) -> &[MmapMut] {
+        &self.chunks
+    }
+
+    /// Bytes of all of them.
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.chunks.len() * CHUNK_BYTES
+    }
+
+    /// Whether there are none, which there always are.
+    pub fn is_empty(&self) -> bool {
+        self.chunks.is_empty()
+    }
+}
+
+impl Parts for Large {
+    #[inline]
+    fn part(&self, at: usize) -> Option<&[u8]> {
+        self.chunks.get(at).map(AsRef::as_ref)
+    }
+}
+
+impl Drop for Large {
+    fn drop(&mut self) {
+        for map in std::mem::take(&mut self.chunks) {
             self.memory.give(map, &self.memory.chunks, CHUNK_COST);
         }
     }
@@ -315,10 +366,11 @@ mod tests {
         let memory = Memory::new(CHUNK_COST);
         let mut chunk = memory.chunk().unwrap();
         chunk.bytes_mut()[0] = 7;
-        let shared = chunk.freeze();
-        let other = shared.clone();
+        let shared = Large::new(&memory, [chunk]).unwrap();
+        let other = Arc::clone(&shared);
         drop(shared);
-        assert_eq!(other[0], 7);
+        assert_eq!(other.chunks()[0][0], 7);
+        assert_eq!(other.len(), CHUNK_BYTES);
         assert!(memory.chunk().is_none());
         drop(other);
         assert!(memory.chunk().is_some());

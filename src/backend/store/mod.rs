@@ -28,7 +28,7 @@ pub use change::{Count, Counted, Mode, Store as StoreChange, Stored};
 pub use counters::Counters;
 pub use hash::Tag;
 pub use item::{DEAD, State, UNIT};
-pub use memory::{CHUNK_BYTES, EXTENT_BYTES, Memory};
+pub use memory::{CHUNK_BYTES, EXTENT_BYTES, Large, Memory};
 pub use shard::{At, Found, Full, Put, Shard, Value};
 pub use value::{Filling, Owned};
 
@@ -305,7 +305,7 @@ impl Store {
             filling.advance(first.len());
             rest = later;
         }
-        Ok(filling.finish())
+        Ok(filling.finish(&self.memory))
     }
 
     /// Where the next bytes of a large value go; evicts for it if need be.

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use bytes::Bytes;
+use memmap2::MmapMut;
 
 use super::compact::Compaction;
 use super::counters::Counters;
@@ -16,7 +16,7 @@ use super::hash::Tag;
 use super::index::{Index, Position};
 use super::item::{self, Item, NewItem, State};
 use super::log::{Location, Queue, Segments};
-use super::memory::{CHUNK_BYTES, CHUNK_COST, EXTENT_COST, Extent, Memory};
+use super::memory::{CHUNK_COST, EXTENT_COST, Extent, Large, Memory};
 use super::table::Table;
 
 /// There is no memory for what was to be done. Nothing of it has been done.
@@ -68,8 +68,8 @@ impl Order {
 /// The value of an item that is to be stored.
 #[derive(Clone, Copy, Debug)]
 pub struct Value<'a> {
-    /// Full chunks.
-    pub chunks: &'a [Bytes],
+    /// Full chunks, if there are any.
+    pub large: Option<&'a Arc<Large>>,
     /// What follows them, in two pieces, together shorter than a chunk.
     pub tail: [&'a [u8]; 2],
 }
@@ -78,10 +78,30 @@ impl<'a> Value<'a> {
     /// A value without chunks.
     pub fn small(value: &'a [u8]) -> Self {
         Self {
-            chunks: &[],
+            large: None,
             tail: [value, b""],
         }
     }
+
+    /// Its full chunks.
+    pub fn chunks(&self) -> &'a [MmapMut] {
+        chunks_of(self.large)
+    }
+
+    /// Bytes of it.
+    pub fn len(&self) -> usize {
+        let [first, second] = self.tail;
+        self.large.map_or(0, |large| large.len()) + first.len() + second.len()
+    }
+
+    /// Whether there is nothing in it.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+fn chunks_of(large: Option<&Arc<Large>>) -> &[MmapMut] {
+    large.map_or(&[], |large| large.chunks())
 }
 
 /// What is to be stored.
@@ -106,20 +126,25 @@ pub struct Put<'a> {
 pub struct Found<'a> {
     /// Its part in the log.
     pub item: Item<'a>,
-    /// The chunks of its value.
-    pub chunks: &'a [Bytes],
+    /// The chunks of its value, if it has any.
+    pub large: Option<&'a Arc<Large>>,
 }
 
-impl Found<'_> {
+impl<'a> Found<'a> {
+    /// The chunks of its value.
+    pub fn chunks(&self) -> &'a [MmapMut] {
+        chunks_of(self.large)
+    }
+
     /// Bytes of its value.
     #[inline]
     pub fn value_len(&self) -> usize {
-        self.chunks.len() * CHUNK_BYTES + self.item.tail().len()
+        self.large.map_or(0, |large| large.len()) + self.item.tail().len()
     }
 
     /// Bytes that it costs, all of it, but for its slot in the index.
     pub fn cost(&self) -> usize {
-        self.item.size() + self.chunks.len() * CHUNK_COST
+        self.item.size() + self.chunks().len() * CHUNK_COST
     }
 }
 
@@ -132,7 +157,7 @@ pub struct Shard {
     pub(super) segments: Segments,
     pub(super) young: Order,
     pub(super) main: Order,
-    pub(super) large: Table<Box<[Bytes]>>,
+    pub(super) large: Table<Arc<Large>>,
     /// An extent put by for the next segment.
     pub(super) spare: Option<Extent>,
     pub(super) compaction: Option<Compaction>,
@@ -228,7 +253,7 @@ impl Shard {
             .try_for_each(|(_, item)| {
                 visit(Found {
                     item,
-                    chunks: self.chunks(&item),
+                    large: self.large(&item),
                 })
             })
     }
@@ -281,16 +306,18 @@ impl Shard {
         let item = self.segments.item(at.location);
         Found {
             item,
-            chunks: self.chunks(&item),
+            large: self.large(&item),
         }
     }
 
     #[inline]
-    pub(super) fn chunks(&self, item: &Item<'_>) -> &[Bytes] {
-        match item.large() {
-            None => &[],
-            Some(number) => self.large.get(number).map_or(&[], |chunks| chunks),
-        }
+    fn large(&self, item: &Item<'_>) -> Option<&Arc<Large>> {
+        self.large.get(item.large()?)
+    }
+
+    /// The chunks of an item's value.
+    pub(super) fn chunks(&self, item: &Item<'_>) -> &[MmapMut] {
+        chunks_of(self.large(item))
     }
 
     /// Notes that an item has been read.
@@ -378,7 +405,7 @@ impl Shard {
             cas: 0,
             state: put.state,
             uses,
-            large: (!put.value.chunks.is_empty()).then_some(0),
+            large: put.value.large.map(|_| 0),
             tail: put.value.tail,
         };
         let size = new.size();
@@ -388,8 +415,8 @@ impl Shard {
         if let Some(number) = old_chunks {
             self.drop_chunks(number, old.map(|at| at.location));
         }
-        if new.large.is_some() {
-            new.large = Some(self.large.insert(put.value.chunks.into()));
+        if let Some(large) = put.value.large {
+            new.large = Some(self.large.insert(Arc::clone(large)));
         }
         let location = match place {
             Place::Same(at) => {
@@ -415,7 +442,7 @@ impl Shard {
             }
         };
         self.counters.total_items += 1;
-        self.add_chunks(location.location, put.value.chunks.len());
+        self.add_chunks(location.location, put.value.chunks().len());
         Ok(location)
     }
 
@@ -515,9 +542,10 @@ impl Shard {
 
     /// Lets go of the chunks of the item at `owner`.
     fn drop_chunks(&mut self, number: u32, owner: Option<Location>) {
-        let Some(chunks) = self.large.remove(number) else {
+        let Some(large) = self.large.remove(number) else {
             return;
         };
+        let chunks = large.chunks();
         self.bytes -= to_u64(chunks.len() * CHUNK_COST);
         if let Some(owner) = owner {
             let queue = self.segments.about(owner.segment()).queue;
@@ -608,6 +636,7 @@ impl Shard {
         }
         self.large = Table::default();
         self.compaction = None;
+        self.counters.reclaimed += self.items;
         (self.items, self.bytes) = (0, 0);
     }
 }

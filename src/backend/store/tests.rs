@@ -197,8 +197,9 @@ impl Tested {
         let tag = Hash::new(key, SEED).tag();
         let found = self.shard.find(tag, key, self.now).map(|at| {
             let found = self.shard.get(at);
+            let chunks: Vec<&[u8]> = found.chunks().iter().map(AsRef::as_ref).collect();
             Known {
-                value: [found.chunks.concat(), found.item.tail().to_vec()].concat(),
+                value: [&chunks.concat(), found.item.tail()].concat(),
                 exptime: found.item.exptime(),
                 flags: found.item.flags(),
                 cas: found.item.cas(),

@@ -3,15 +3,13 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use bytes::Bytes;
-
-use super::memory::{CHUNK_BYTES, Chunk, Memory};
+use super::memory::{CHUNK_BYTES, Chunk, Large, Memory};
 use super::shard::{Full, Value};
 
 /// A value in memory of its own, on its way into the store.
 #[derive(Clone, Debug, Default)]
 pub struct Owned {
-    chunks: Vec<Bytes>,
+    large: Option<Arc<Large>>,
     tail: Vec<u8>,
 }
 
@@ -19,10 +17,7 @@ impl Owned {
     /// A value shorter than a chunk.
     pub fn small(tail: Vec<u8>) -> Self {
         debug_assert!(tail.len() < CHUNK_BYTES);
-        Self {
-            chunks: Vec::new(),
-            tail,
-        }
+        Self { large: None, tail }
     }
 
     /// Copies the pieces, one after the other, into chunks.
@@ -42,20 +37,20 @@ impl Owned {
                 piece = later;
             }
         }
-        Ok(filling.finish())
+        Ok(filling.finish(memory))
     }
 
     /// As something to store.
     pub fn as_value(&self) -> Value<'_> {
         Value {
-            chunks: &self.chunks,
+            large: self.large.as_ref(),
             tail: [&self.tail, b""],
         }
     }
 
     /// Its length.
     pub fn len(&self) -> usize {
-        self.chunks.len() * CHUNK_BYTES + self.tail.len()
+        self.large.as_ref().map_or(0, |large| large.len()) + self.tail.len()
     }
 
     /// Whether there is nothing in it.
@@ -67,7 +62,7 @@ impl Owned {
 /// Chunks that are being filled.
 #[derive(Debug, Default)]
 pub struct Filling {
-    full: Vec<Bytes>,
+    full: Vec<Chunk>,
     /// The one being filled, and empty ones behind it.
     open: VecDeque<Chunk>,
     /// Bytes of the first open one.
@@ -135,7 +130,7 @@ impl Filling {
             && let Some(chunk) = self.open.pop_front()
         {
             self.filled = 0;
-            self.full.push(chunk.freeze());
+            self.full.push(chunk);
         }
     }
 
@@ -149,11 +144,11 @@ impl Filling {
     }
 
     /// What has been filled, as a value.
-    pub fn finish(self) -> Owned {
+    pub fn finish(self, memory: &Arc<Memory>) -> Owned {
         let tail = self.open.front().map_or(&[][..], AsRef::as_ref);
         Owned {
             tail: tail.get(..self.filled).unwrap_or_default().to_vec(),
-            chunks: self.full,
+            large: Large::new(memory, self.full),
         }
     }
 }
@@ -171,7 +166,8 @@ mod tests {
         let owned = Owned::gather(&memory, &[b"abc", &long, b"", b"xyz"]).unwrap();
         assert_eq!(owned.len(), CHUNK_BYTES + 106);
         let value = owned.as_value();
-        let all = [value.chunks.concat(), value.tail.concat()].concat();
+        let chunks: Vec<&[u8]> = value.chunks().iter().map(AsRef::as_ref).collect();
+        let all = [chunks.concat(), value.tail.concat()].concat();
         assert!(all == [b"abc", &long[..], b"xyz"].concat());
     }
 
@@ -189,12 +185,10 @@ mod tests {
         }
         assert_eq!(sizes, [CHUNK_BYTES - 10, CHUNK_BYTES, 10]);
         filling.advance_all(wanted);
-        let owned = filling.finish();
+        let owned = filling.finish(&memory);
         assert_eq!(owned.len(), wanted + 10);
-        assert_eq!(
-            (owned.chunks[0][9], owned.chunks[0][10], owned.tail[9]),
-            (b'a', b'b', b'b')
-        );
+        let first = &owned.as_value().chunks()[0];
+        assert_eq!((first[9], first[10], owned.tail[9]), (b'a', b'b', b'b'));
     }
 
     #[test]
