@@ -26,6 +26,7 @@ families! {
     SENT Counter "ketch_client_sent_bytes_total" [] "bytes of replies sent to clients";
     BAD_REQUESTS Counter "ketch_client_bad_requests_total" [] "requests answered with an error for their form";
     PAUSES Counter "ketch_client_pauses_total" [] "times that reading from a client paused because it was owed too much";
+    YIELDS Counter "ketch_client_yields_total" [] "times that the requests of a client waited for those of others (-R)";
     LOGIN_FAILURES Counter "ketch_client_login_failures_total" [] "failed attempts to log in (-Y)";
     ITEMS Gauge "ketch_cache_items" [] "items there are";
     ITEM_BYTES Gauge "ketch_cache_item_bytes" [] "bytes of items in the log and in chunks";
@@ -40,7 +41,7 @@ families! {
     OVERSIZED Counter "ketch_cache_oversized_total" [] "retrievals of many keys cut short because their replies were larger than 64 MiB together";
     NO_MEMORY Counter "ketch_cache_no_memory_total" [] "values refused because there was no memory";
     EVICTIONS Counter "ketch_cache_evictions_total" [] "items evicted to make room";
-    EXPIRED Counter "ketch_cache_expired_total" [] "expired items whose memory was taken back";
+    EXPIRED Counter "ketch_cache_expired_total" [] "items whose memory was taken back because they had expired or everything was dropped";
     SWEPT Counter "ketch_cache_swept_total" [] "expired items that the janitor found";
     PROMOTED Counter "ketch_cache_promoted_total" [] "items that outlived the queue of the young";
     SPARED Counter "ketch_cache_spared_total" [] "items spared in the main queue because they had been used";
@@ -68,13 +69,14 @@ const OF_ITEMS: [Counted<Counters>; 13] = [
 ];
 
 /// What is counted about clients.
-const OF_CLIENTS: [Counted<WorkerStats>; 7] = [
+const OF_CLIENTS: [Counted<WorkerStats>; 8] = [
     (SESSIONS, |worker| worker.sessions.get()),
     (IDLE, |worker| worker.idle_kicks.get()),
     (RECEIVED, |worker| worker.bytes_received.get()),
     (SENT, |worker| worker.bytes_sent.get()),
     (BAD_REQUESTS, |worker| worker.bad_requests.get()),
     (PAUSES, |worker| worker.pauses.get()),
+    (YIELDS, |worker| worker.yields.get()),
     (LOGIN_FAILURES, |worker| worker.login_failures.get()),
 ];
 
@@ -143,7 +145,6 @@ mod tests {
     use crate::backend::server::Settings;
     use crate::backend::{self, Store};
     use crate::net::listener::Gate;
-    use std::fs;
 
     #[test]
     fn every_family_is_on_the_page() {
@@ -160,20 +161,6 @@ mod tests {
 
     #[test]
     fn every_family_is_documented() {
-        const BEGIN: &str =
-            "<!-- The table below is written by `UPDATE_DOCS=1 cargo test`. -->\n\n";
-        let mut table = "| name | kind | what it counts |\n|---|---|---|\n".to_owned();
-        for family in FAMILIES {
-            let (name, kind, help) = (family.name, family.kind.name(), family.help);
-            table += &format!("| `{name}` | {kind} | {help} |\n");
-        }
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/backend.md");
-        let text = fs::read_to_string(path).unwrap();
-        let (before, after) = text.split_once(BEGIN).unwrap();
-        if std::env::var_os("UPDATE_DOCS").is_some() {
-            fs::write(path, format!("{before}{BEGIN}{table}")).unwrap();
-            return;
-        }
-        assert_eq!(after, table, "docs/backend.md: UPDATE_DOCS=1 cargo test");
+        super::super::page::check_table("backend.md", FAMILIES, false);
     }
 }

@@ -161,17 +161,8 @@ fn a_slow_reader_holds_little_memory() {
 }
 
 /// Memory of the server that is in RAM, in bytes.
-fn resident(server: &Peer) -> usize {
-    let status = fs::read_to_string(format!("/proc/{}/status", server.id())).unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmRSS:"));
-    let kib: usize = line
-        .unwrap()
-        .split_whitespace()
-        .nth(1)
-        .unwrap()
-        .parse()
-        .unwrap();
-    kib << 10
+fn resident(server: &Peer) -> u64 {
+    crate::status(server.id(), "VmRSS") << 10
 }
 
 #[test]
@@ -210,6 +201,8 @@ fn everything_is_dropped_at_its_time() {
     assert_eq!(client.set("a", b"2"), "STORED");
     assert_eq!(client.get("a"), Got::Hit(b"2".to_vec()));
     assert_eq!(stat(&mut client, "", "cmd_flush"), "1");
+    // What was dropped made room, as what has expired does.
+    assert_eq!(stat(&mut client, "", "reclaimed"), "1");
 }
 
 #[test]
@@ -233,8 +226,52 @@ fn memory_can_be_given_and_taken() {
     while stat(&mut client, "", "bytes").parse::<u64>().unwrap() > 8 << 20 {
         assert!(now() < deadline);
     }
+}
+
+#[test]
+fn counters_begin_anew_when_a_client_asks_for_it() {
+    let server = Peer::backend(&[]);
+    let mut client = client(&server);
+    let value = vec![b'v'; 100_000];
+    assert_eq!(client.set("k", &value), "STORED");
+    assert_eq!(client.get("k"), Got::Hit(value));
+    let number = |client: &mut Client, name| stat(client, "", name).parse::<u64>().unwrap();
+    for name in ["bytes_read", "bytes_written"] {
+        assert!(number(&mut client, name) >= 100_000, "{name}");
+    }
+    assert!(number(&mut client, "total_connections") >= 1);
     assert_eq!(ask(&mut client, "stats reset"), "RESET");
-    assert_eq!(stat(&mut client, "", "cmd_set"), "0");
+    for name in ["cmd_set", "get_hits", "total_items", "total_connections"] {
+        assert_eq!(number(&mut client, name), 0, "{name}");
+    }
+    for name in ["bytes_read", "bytes_written"] {
+        assert!(number(&mut client, name) < 100_000, "{name}");
+    }
+    // What there is, is there.
+    for name in ["curr_items", "curr_connections"] {
+        assert_eq!(number(&mut client, name), 1, "{name}");
+    }
+}
+
+#[test]
+fn a_client_with_many_requests_waits_for_others() {
+    let server = Peer::backend(&["-R", "3", "-t", "1"]);
+    let mut client = client(&server);
+    // Ten at once are four turns.
+    client.send("mn\r\n".repeat(10));
+    for _ in 0..10 {
+        assert_eq!(client.line(), "MN");
+    }
+    assert_eq!(stat(&mut client, "", "conn_yields"), "3");
+    let large = vec![b'v'; 200_000];
+    for _ in 0..4 {
+        client.send([&b"set k 0 0 200000\r\n"[..], &large, b"\r\nget k\r\n"].concat());
+    }
+    for _ in 0..4 {
+        assert_eq!(client.line(), "STORED");
+        assert_eq!(client.got("k"), Got::Hit(large.clone()));
+    }
+    assert_eq!(stat(&mut client, " settings", "reqs_per_event"), "3");
 }
 
 #[test]
@@ -265,7 +302,6 @@ fn users_log_in() {
     let file = std::env::temp_dir().join(format!("ketch-users-{}", std::process::id()));
     fs::write(&file, "joe:secret\n").unwrap();
     let server = Peer::backend(&["-Y", file.to_str().unwrap()]);
-    fs::remove_file(&file).unwrap();
     let mut client = client(&server);
     assert_eq!(
         ask(&mut client, "get a b c d e"),
@@ -276,6 +312,21 @@ fn users_log_in() {
     assert_eq!(client.set("x", b"joe secret"), "STORED");
     assert_eq!(client.set("k", b"v"), "STORED");
     assert_eq!(client.get("k"), Got::Hit(b"v".to_vec()));
+    // The file is read again when the server is told to; who is in stays.
+    fs::write(&file, "ann:other\n").unwrap();
+    let pid = Pid::from_raw(server.id().try_into().unwrap()).unwrap();
+    kill_process(pid, Signal::HUP).unwrap();
+    let login = |word: &[u8]| Client::connect(server.target().address).set("x", word);
+    let deadline = now() + DEADLINE;
+    while login(b"ann other") != "STORED" {
+        assert!(now() < deadline, "the file is not read again");
+    }
+    assert_eq!(login(b"joe secret"), failed);
+    assert_eq!(client.get("k"), Got::Hit(b"v".to_vec()));
+    // One that cannot be read changes nothing.
+    fs::remove_file(&file).unwrap();
+    kill_process(pid, Signal::HUP).unwrap();
+    assert_eq!(login(b"ann other"), "STORED");
 }
 
 #[test]

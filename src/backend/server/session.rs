@@ -75,7 +75,8 @@ impl Session {
         self.ending.get().is_some()
     }
 
-    /// Serves the client to the end of the session; returns why it ended.
+    /// Serves the client to the end of the session; returns why it ended. The
+    /// client sees the end when it is let go ([`Self::let_go`]).
     pub(super) async fn run(self: Rc<Self>, mut read: ReadHalf) -> End {
         let mut inbox = Inbox::default();
         let mut talk = Talk::new(&self);
@@ -97,6 +98,10 @@ impl Session {
                     return Poll::Pending;
                 }
                 match self.poll_step(cx, &mut read, &mut inbox, &mut talk) {
+                    Poll::Ready(Ok(true)) if talk.yields() => {
+                        cx.waker().wake_by_ref();
+                        return Poll::Pending;
+                    }
                     Poll::Ready(Ok(true)) => {}
                     // A client may close its sending side and still read: it gets
                     // what it asked for.
@@ -108,8 +113,13 @@ impl Session {
         })
         .await;
         self.count_sent();
-        self.outbox.detach();
         end
+    }
+
+    /// Closes the connection. Whatever is counted of the session is counted before:
+    /// the client may ask for it as soon as it sees the end.
+    pub(super) fn let_go(&self) {
+        self.outbox.detach();
     }
 
     /// Reads once and carries out what has come. Ready with `false` at the end of

@@ -34,6 +34,9 @@ pub struct Settings {
     pub threads: usize,
     /// Which dialects are spoken.
     pub dialect: Dialect,
+    /// Requests of one client that are carried out before it is the turn of others
+    /// (`-R`); 0 for all that have been read at once, at most 64 KiB.
+    pub requests_per_turn: usize,
     /// How long a client may say nothing; zero means for ever
     /// (`-o idle_timeout`).
     pub idle_timeout: Duration,
@@ -49,7 +52,8 @@ pub struct Settings {
     pub prefix_delimiter: u8,
     /// Whether prefixes are counted from the start.
     pub detail: bool,
-    /// Who may use the server; everybody if there is no list (`-Y`).
+    /// Who may use the server; everybody if there is no list (`-Y`). Those who may
+    /// from now on are in [`Shared`](super::Shared).
     pub users: Option<Users>,
     /// How much is logged (`-v`).
     pub verbosity: u32,
@@ -73,8 +77,6 @@ pub struct Told {
     pub socket_mode: u32,
     /// `-b`.
     pub backlog: u32,
-    /// `-R`. What has been read at once is carried out at once, at most 64 KiB.
-    pub requests_per_event: u32,
     /// `-f`. There are no slabs.
     pub growth_factor: f64,
     /// `-n`. There are no slabs.
@@ -95,6 +97,7 @@ impl Default for Settings {
         Self {
             threads: 4,
             dialect: Dialect::Auto,
+            requests_per_turn: 0,
             idle_timeout: Duration::ZERO,
             flush: true,
             dump: true,
@@ -108,7 +111,6 @@ impl Default for Settings {
                 tcp_port: 11211,
                 socket_mode: 0o700,
                 backlog: 1024,
-                requests_per_event: 20,
                 growth_factor: 1.25,
                 chunk_bytes: 48,
                 refuses_at_once: true,

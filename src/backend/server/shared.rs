@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use arc_swap::ArcSwapOption;
 use tokio::sync::Notify;
 
 use super::detail::Detail;
 use super::settings::{Dialect, Settings};
+use super::users::Users;
 use super::worker::WorkerStats;
 use crate::backend::store::Store;
 use crate::clock::{self, Moment};
@@ -74,6 +76,42 @@ pub struct Listening {
     pub dialect: Dialect,
 }
 
+macro_rules! clients {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        /// What has been seen of clients.
+        #[derive(Clone, Copy, Debug, Default)]
+        pub(super) struct Clients {
+            $($(#[$doc])* pub(super) $name: u64,)*
+        }
+
+        impl Clients {
+            /// What has come to it since it was as `before`.
+            fn since(&self, before: &Self) -> Self {
+                Self { $($name: self.$name.saturating_sub(before.$name),)* }
+            }
+        }
+    };
+}
+
+clients! {
+    /// Clients let in.
+    accepted,
+    /// Clients turned away because there were too many.
+    refused,
+    /// Bytes received from them.
+    bytes_received,
+    /// Bytes sent to them.
+    bytes_sent,
+    /// Clients let go because they said nothing.
+    idle_kicks,
+    /// How often the requests of one waited for those of others.
+    yields,
+    /// Attempts to log in.
+    logins,
+    /// Of those that failed.
+    login_failures,
+}
+
 /// What all workers of a server share.
 #[derive(Debug)]
 pub struct Shared {
@@ -93,9 +131,9 @@ pub struct Shared {
     pub(super) detail: Detail,
     /// Times that everything was dropped.
     pub(super) flushes: AtomicU64,
-    /// Clients let in before the counters were reset.
-    pub(super) accepted_before: AtomicU64,
-    pub(super) refused_before: AtomicU64,
+    /// What had been seen of clients when the counters were reset.
+    before: Mutex<Clients>,
+    users: ArcSwapOption<Users>,
     workers: Mutex<Vec<Arc<WorkerStats>>>,
     sessions: Mutex<BTreeMap<u64, Arc<Presence>>>,
     stop: Notify,
@@ -117,15 +155,52 @@ impl Shared {
             started: clock::now(),
             verbosity: AtomicU32::new(settings.verbosity),
             detail: Detail::new(settings.prefix_delimiter, settings.detail),
+            users: ArcSwapOption::from_pointee(settings.users.clone()),
             settings,
             flushes: AtomicU64::new(0),
-            accepted_before: AtomicU64::new(0),
-            refused_before: AtomicU64::new(0),
+            before: Mutex::default(),
             workers: Mutex::default(),
             sessions: Mutex::default(),
             stop: Notify::new(),
             stop_graceful: AtomicBool::new(false),
         })
+    }
+
+    /// Who may use the server; everybody if there is no list.
+    pub(super) fn users(&self) -> Option<Arc<Users>> {
+        self.users.load_full()
+    }
+
+    /// Lets only these in from now on. Who has logged in stays.
+    pub fn set_users(&self, users: Users) {
+        self.users.store(Some(Arc::new(users)));
+    }
+
+    /// What has been seen of clients since the counters were reset.
+    pub(super) fn clients(&self) -> Clients {
+        self.clients_ever().since(&lock(&self.before))
+    }
+
+    /// Counts what is seen of clients from nothing.
+    pub(super) fn reset_clients(&self) {
+        *lock(&self.before) = self.clients_ever();
+    }
+
+    fn clients_ever(&self) -> Clients {
+        let mut clients = Clients {
+            accepted: self.gate.accepted(),
+            refused: self.gate.refused(),
+            ..Clients::default()
+        };
+        for worker in lock(&self.workers).iter() {
+            clients.bytes_received += worker.bytes_received.get();
+            clients.bytes_sent += worker.bytes_sent.get();
+            clients.idle_kicks += worker.idle_kicks.get();
+            clients.yields += worker.yields.get();
+            clients.logins += worker.logins.get();
+            clients.login_failures += worker.login_failures.get();
+        }
+        clients
     }
 
     /// The counters of all workers.

@@ -44,6 +44,8 @@ pub(super) struct Talk {
     pub(super) incoming: Option<Box<Incoming>>,
     /// Taking stopped before the end of what had arrived.
     unread: bool,
+    /// It did because it is the turn of others.
+    yields: bool,
 }
 
 /// What stays the same while a batch of requests is taken.
@@ -69,7 +71,7 @@ impl Talk {
         let shared = session.worker.shared();
         let listener = shared.listeners.get(session.presence().listener);
         let mode = match listener.map_or(shared.settings.dialect, |listener| listener.dialect) {
-            _ if shared.settings.users.is_some() => Mode::Login,
+            _ if shared.users().is_some() => Mode::Login,
             Dialect::Ascii => Mode::Text,
             Dialect::Auto => Mode::Unknown,
             Dialect::Binary => Mode::Binary,
@@ -79,6 +81,7 @@ impl Talk {
             swallow: 0,
             incoming: None,
             unread: false,
+            yields: false,
         }
     }
 
@@ -86,6 +89,12 @@ impl Talk {
     #[inline]
     pub(super) fn has_unread(&mut self) -> bool {
         std::mem::take(&mut self.unread)
+    }
+
+    /// Whether it is the turn of other clients. Once.
+    #[inline]
+    pub(super) fn yields(&mut self) -> bool {
+        std::mem::take(&mut self.yields)
     }
 
     /// Whether the bytes that come next belong to a large value.
@@ -118,6 +127,8 @@ impl Talk {
     fn take_each(&mut self, batch: &Batch<'_>, reading: &mut Reading<'_, '_>) -> Consumed {
         let mut used = 0;
         let mut scanned = batch.scanned;
+        // No bound is a number that 64 KiB of requests do not reach.
+        let mut left = reading.shared.settings.requests_per_turn.wrapping_sub(1);
         loop {
             let skip = self.swallow.min(batch.bytes.len() - used);
             self.swallow -= skip;
@@ -140,7 +151,18 @@ impl Talk {
                 self.take_one(rest, scanned, reading)
             };
             match step {
-                Step::Used(count) => used += count,
+                Step::Used(count) => {
+                    used += count;
+                    // Nothing is used of what only tells the dialect.
+                    if count > 0 && used < batch.bytes.len() {
+                        if left == 0 {
+                            reading.session.worker.stats.yields.increment();
+                            (self.unread, self.yields) = (true, true);
+                            return consumed(used, 0, 0);
+                        }
+                        left -= 1;
+                    }
+                }
                 Step::More { need, scanned } => return consumed(used, need, scanned),
                 Step::Close => {
                     reading.session.end(End::Rubbish);
@@ -298,7 +320,7 @@ impl Talk {
         let well_ended = incoming.is_well_ended();
         let head = incoming.head.clone();
         let value = if well_ended {
-            Ok(incoming.finish())
+            Ok(incoming.finish(&reading.shared.store))
         } else {
             Err(Refused::BadEnd)
         };
@@ -469,7 +491,7 @@ impl Reading<'_, '_> {
         };
         let stats = &self.session.worker.stats;
         stats.logins.increment();
-        let users = self.shared.settings.users.as_ref();
+        let users = self.shared.users();
         let known = users.is_some_and(|users| users.know(name, password));
         if known {
             self.say("STORED");

@@ -35,6 +35,8 @@ pub struct WorkerStats {
     pub bad_requests: Counter,
     /// How often reading from a client paused because it was owed too much.
     pub pauses: Counter,
+    /// How often the requests of a client waited for those of others (`-R`).
+    pub yields: Counter,
     /// Attempts to log in.
     pub logins: Counter,
     /// Of those that failed.
@@ -103,13 +105,14 @@ impl Handler for Worker {
         let session = Session::new(Rc::clone(&self), write, presence);
         self.sessions.borrow_mut().push(Rc::downgrade(&session));
         self.stats.sessions.set(self.stats.sessions.get() + 1);
-        let end = session.run(read).await;
+        let end = Rc::clone(&session).run(read).await;
         self.stats.sessions.set(self.stats.sessions.get() - 1);
         self.stats.ended.increment();
         if end == End::Idle {
             self.stats.idle_kicks.increment();
         }
         self.shared.leave(number);
+        session.let_go();
     }
 
     async fn background(self: Rc<Self>) {

@@ -74,11 +74,12 @@ counters! {
     evicted_active,
     /// How long ago, in seconds, the item evicted last had been used.
     evicted_seconds,
-    /// Expired items whose memory was taken back.
+    /// Items whose memory was taken back because they had expired or everything was
+    /// dropped.
     reclaimed,
-    /// Of those, items that had never been read.
+    /// Expired items that had never been read.
     expired_unfetched,
-    /// Of those, items found by the janitor.
+    /// Expired items found by the janitor.
     swept,
     /// Items looked at by the janitor.
     swept_over,

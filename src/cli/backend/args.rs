@@ -110,10 +110,11 @@ pub(crate) struct Args {
     #[arg(value_parser = clap::value_parser!(u16).range(1..=i64::from(THREADS_MAX)))]
     pub(super) threads: u16,
 
-    /// Without meaning here: what has been read at once is carried out at once.
-    #[arg(short = 'R', long, value_name = "NUMBER", default_value_t = 20)]
+    /// Requests of one client before it is the turn of others; without it all that have
+    /// been read at once.
+    #[arg(short = 'R', long, value_name = "NUMBER")]
     #[arg(value_parser = clap::value_parser!(u32).range(1..))]
-    pub(super) max_reqs_per_event: u32,
+    pub(super) max_reqs_per_event: Option<u32>,
 
     /// Items get no cas ids.
     #[arg(short = 'C', long)]

@@ -41,9 +41,9 @@ pub(super) const WITHOUT_EFFECT: [&str; 30] = [
 
 /// Of those, what is not worth a warning because it is as asked.
 const SILENT: [&str; 3] = [
-    "drop_privileges",
     "no_drop_privileges",
     "no_inline_ascii_resp",
+    "no_slab_reassign",
 ];
 
 /// What the options say.
@@ -144,7 +144,8 @@ mod tests {
     #[test]
     fn what_means_nothing_here_is_told() {
         let extended = read("slab_chunk_max=16,hashpower=20,drop_privileges").unwrap();
-        assert_eq!(extended.without_effect, ["slab_chunk_max", "hashpower"]);
+        let told = ["slab_chunk_max", "hashpower", "drop_privileges"];
+        assert_eq!(extended.without_effect, told);
     }
 
     #[test]

@@ -138,6 +138,7 @@ impl Plan {
             settings: Settings {
                 threads,
                 dialect: args.protocol,
+                requests_per_turn: usize::try_from(args.max_reqs_per_event.unwrap_or(0))?,
                 idle_timeout: extended.idle_timeout,
                 flush: !args.disable_flush_all,
                 dump: !args.disable_dumping,
@@ -165,7 +166,6 @@ fn told(args: &Args, extended: &Extended) -> Told {
             .map(|path| path.display().to_string()),
         socket_mode: args.unix_mask,
         backlog: u32::try_from(args.listen_backlog).unwrap_or(0),
-        requests_per_event: args.max_reqs_per_event,
         growth_factor: args.slab_growth_factor,
         chunk_bytes: args.slab_min_size,
         refuses_at_once: true,
@@ -191,11 +191,6 @@ fn warnings(args: &Args, extended: &Extended) -> Vec<String> {
             "the system decides on large pages",
         ),
         (
-            args.max_reqs_per_event != 20,
-            "-R",
-            "what has been read at once is carried out at once",
-        ),
-        (
             args.user.is_none() && rustix::process::geteuid().is_root(),
             "-u",
             "not given: this goes on as root",
@@ -211,6 +206,18 @@ fn warnings(args: &Args, extended: &Extended) -> Vec<String> {
 fn read_users(path: &Path) -> anyhow::Result<Users> {
     let text = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
     Users::read(&text).with_context(|| path.display().to_string())
+}
+
+/// Lets those of the file in from now on. If it cannot be read, or is no list of users,
+/// those of before stay.
+fn read_users_again(path: &Path, shared: &Shared) {
+    match read_users(path) {
+        Ok(users) => {
+            shared.set_users(users);
+            tracing::info!(file = %path.display(), "users read again");
+        }
+        Err(error) => tracing::error!(error = format!("{error:#}"), "-Y: users stay as they were"),
+    }
 }
 
 /// Serves clients until the process is told to end. Returns the workers, with
@@ -272,7 +279,7 @@ async fn serve(args: &Args, plan: Plan) -> anyhow::Result<Arc<Workers<usize>>> {
         daemon::tell_ready(args.verbose > 0).context("cannot go into the background")?;
     }
 
-    let why = told_to_end.wait(&shared).await;
+    let why = told_to_end.wait(&shared, args.auth_file.as_deref()).await;
     tracing::info!(why, "ending");
     stop.cancel();
     while accepting.join_next().await.is_some() {}
@@ -389,8 +396,9 @@ impl ToldToEnd {
         })
     }
 
-    /// Waits for the first of them and names it.
-    async fn wait(&mut self, shared: &Shared) -> &'static str {
+    /// Waits for the first of them and names it. Meanwhile `SIGHUP` has the file of
+    /// users read again.
+    async fn wait(&mut self, shared: &Shared, users: Option<&Path>) -> &'static str {
         loop {
             // A cancelled wait loses a signal, or a client's wish, that says the same
             // as the other.
@@ -399,9 +407,13 @@ impl ToldToEnd {
                 _ = self.interrupt.recv() => "SIGINT",
                 _ = self.user.recv() => "SIGUSR1",
                 _ = shared.stop_requested() => "shutdown",
-                // A terminal that goes, or a habit of telling servers to read files
-                // again, does not end a cache.
-                _ = self.hangup.recv() => continue,
+                // A terminal that goes does not end a cache.
+                _ = self.hangup.recv() => {
+                    if let Some(path) = users {
+                        read_users_again(path, shared);
+                    }
+                    continue;
+                }
             };
         }
     }

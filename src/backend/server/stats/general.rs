@@ -6,7 +6,6 @@ use std::sync::atomic::Ordering;
 use super::Report;
 use crate::backend::execute::VERSION;
 use crate::backend::server::shared::Shared;
-use crate::backend::server::worker::WorkerStats;
 use crate::{clock, usage};
 
 /// Counters of memcached's allocator, which moves pages between slabs.
@@ -42,21 +41,16 @@ fn process(report: &mut Report, shared: &Shared, now: u32) {
     }
 }
 
-fn sum(shared: &Shared, counter: fn(&WorkerStats) -> u64) -> u64 {
-    shared.workers().iter().map(|worker| counter(worker)).sum()
-}
-
 fn connections(report: &mut Report, shared: &Shared) {
     let gate = &shared.gate;
-    let sessions = sum(shared, |worker| worker.sessions.get());
-    let since = |count: u64, before: u64| count.saturating_sub(before);
-    let accepted = shared.accepted_before.load(Ordering::Relaxed);
-    let refused = shared.refused_before.load(Ordering::Relaxed);
+    let workers = shared.workers();
+    let sessions: u64 = workers.iter().map(|worker| worker.sessions.get()).sum();
+    let clients = shared.clients();
     report.line("max_connections", gate.sessions_max());
     report.line("curr_connections", sessions);
-    report.line("total_connections", since(gate.accepted(), accepted));
+    report.line("total_connections", clients.accepted);
     if shared.settings.told.refuses_at_once {
-        report.line("rejected_connections", since(gate.refused(), refused));
+        report.line("rejected_connections", clients.refused);
     }
     report.line("connection_structures", sessions);
     let oversized = shared.store.totals().counters.oversized;
@@ -96,19 +90,14 @@ fn commands(report: &mut Report, shared: &Shared) {
     report.line("touch_misses", counters.touch_misses);
     report.line("store_too_large", counters.too_large);
     report.line("store_no_memory", counters.no_memory);
-    report.line("auth_cmds", sum(shared, |worker| worker.logins.get()));
-    let failures = sum(shared, |worker| worker.login_failures.get());
-    report.line("auth_errors", failures);
+    let clients = shared.clients();
+    report.line("auth_cmds", clients.logins);
+    report.line("auth_errors", clients.login_failures);
     if !shared.settings.idle_timeout.is_zero() {
-        let kicks = sum(shared, |worker| worker.idle_kicks.get());
-        report.line("idle_kicks", kicks);
+        report.line("idle_kicks", clients.idle_kicks);
     }
-    let received = sum(shared, |worker| worker.bytes_received.get());
-    report.line("bytes_read", received);
-    report.line(
-        "bytes_written",
-        sum(shared, |worker| worker.bytes_sent.get()),
-    );
+    report.line("bytes_read", clients.bytes_received);
+    report.line("bytes_written", clients.bytes_sent);
 }
 
 fn memory(report: &mut Report, shared: &Shared) {
@@ -119,7 +108,7 @@ fn memory(report: &mut Report, shared: &Shared) {
     report.line("accepting_conns", 1);
     report.zeros(&["listen_disabled_num", "time_in_listen_disabled_us"]);
     report.line("threads", shared.settings.threads);
-    report.line("conn_yields", 0);
+    report.line("conn_yields", shared.clients().yields);
     let slots = (totals.index_bytes / size_of::<u64>()).max(1);
     report.line("hash_power_level", slots.ilog2());
     report.line("hash_bytes", totals.index_bytes);

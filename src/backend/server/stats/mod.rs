@@ -119,13 +119,7 @@ fn reset(shared: &Shared) {
     shared.store.reset_counters();
     shared.detail.clear();
     shared.flushes.store(0, Ordering::Relaxed);
-    let gate = &shared.gate;
-    shared
-        .accepted_before
-        .store(gate.accepted(), Ordering::Relaxed);
-    shared
-        .refused_before
-        .store(gate.refused(), Ordering::Relaxed);
+    shared.reset_clients();
 }
 
 fn detail(shared: &Shared, word: Option<&[u8]>) -> String {

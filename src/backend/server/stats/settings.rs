@@ -27,7 +27,7 @@ pub(super) fn report(shared: &Shared) -> String {
     report.line("num_threads_per_udp", 0);
     report.line("stat_key_prefix", char::from(settings.prefix_delimiter));
     report.line("detail_enabled", yes(shared.detail.is_enabled()));
-    report.line("reqs_per_event", told.requests_per_event);
+    report.line("reqs_per_event", settings.requests_per_turn);
     report.line("cas_enabled", yes(store.cas));
     report.line("tcp_backlog", told.backlog);
     report.line("binding_protocol", settings.dialect.name());
