@@ -30,7 +30,7 @@ struct Tested {
 /// Bytes of values written for one input: enough to fill the largest cache
 /// there is here, and no more, for an input of nothing but large values would take
 /// a second and teach nothing.
-const VALUE_BYTES_MAX: usize = 5 << 20;
+const VALUE_BYTES_MAX: usize = 4 << 20;
 
 /// Operations of one input. Longer lists find what shorter ones find.
 const STEPS_MAX: usize = 400;
@@ -186,10 +186,11 @@ fuzz_target!(|bytes: &[u8]| {
     for step in rest.as_chunks::<4>().0.iter().take(STEPS_MAX) {
         let [what, key, a, b] = *step;
         // Small, of some chunks, and a few that are larger than all of them.
-        let len = match b % 8 {
-            0..4 => usize::from(a),
-            4..6 => usize::from(a) * 64,
-            6 => usize::from(a) * 400,
+        let len = match b % 16 {
+            0..9 => usize::from(a),
+            9..13 => usize::from(a) * 16,
+            13 | 14 => usize::from(a) * 90,
+            _ if key % 8 > 0 => usize::from(a) * 400,
             _ => usize::from(a) * 3000,
         };
         let ttl = u32::from(b >> 4) % 8;
