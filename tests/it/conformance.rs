@@ -62,7 +62,11 @@ fn the_proxy_over_the_bundled_cache_answers_as_memcached() {
     let ketch = Ketch::start(&format!(
         "listen: 127.0.0.1:0\nadmin: off\nclients:\n  flush_all: true\npools:\n  main:\n    timeout: 10s\n    stall_timeout: 20s\n    servers:\n{listed}"
     ));
-    check(&Target::proxy("ketch proxy over ketch backend", None, ketch.address()));
+    check(&Target::proxy(
+        "ketch proxy over ketch backend",
+        None,
+        ketch.address(),
+    ));
 }
 
 #[test]
@@ -70,7 +74,11 @@ fn the_proxy_answers_from_its_own_caches_as_memcached() {
     let ketch = Ketch::start(
         "listen: 127.0.0.1:0\nadmin: off\nclients:\n  flush_all: true\npools:\n  main:\n    servers: [embedded, embedded, embedded]\n",
     );
-    check(&Target::proxy("ketch proxy over embedded caches", None, ketch.address()));
+    check(&Target::proxy(
+        "ketch proxy over embedded caches",
+        None,
+        ketch.address(),
+    ));
 }
 
 /// Plays every exchange on `target`, in every way, and fails with all that

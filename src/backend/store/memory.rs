@@ -78,7 +78,6 @@ impl Chunk {
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         self.map.as_deref_mut().unwrap_or_default()
     }
-
 }
 
 impl AsRef<[u8]> for Chunk {

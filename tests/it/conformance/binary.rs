@@ -72,5 +72,9 @@ fn the_proxy_answers_in_binary_from_its_own_caches_as_memcached() {
     let ketch = Ketch::start(
         "listen: 127.0.0.1:0\nadmin: off\nclients:\n  flush_all: true\npools:\n  main:\n    servers: [embedded, embedded, embedded]\n",
     );
-    check(&Target::proxy("ketch proxy over embedded caches", None, ketch.address()));
+    check(&Target::proxy(
+        "ketch proxy over embedded caches",
+        None,
+        ketch.address(),
+    ));
 }
