@@ -194,7 +194,7 @@ fn a_member_that_held_nothing_is_given_what_another_holds() {
             ttl.is_some_and(|ttl| (500..=600).contains(&ttl))
         });
     }
-    assert_eq!(proxy.metric("ketch_pool_repairs_total", ""), 3.0);
+    proxy.wait_for_metric("ketch_pool_repairs_total", "", 3.0);
 }
 
 /// Writes and reads keys of its own until told to stop. What is read is what was
