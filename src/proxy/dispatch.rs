@@ -6,9 +6,8 @@ use super::layout::{Pool, Route};
 use super::merge::Merge;
 use super::session::{Reading, Session, token};
 use super::settings::MissOnError;
-use super::shard::Shard;
-use super::shard::member::Asking;
 use super::shard::owned::Owned;
+use super::shard::{Question, Shard};
 use super::slots::{Asked, Quiet, Slot};
 use super::stats::Command;
 use super::worker::{Embedded, Link, PoolView};
@@ -156,7 +155,7 @@ impl Session {
                 buffers::give(reply);
             }
             Some(Link::Shard(shard)) => {
-                self.ask_shard(shard, request, key, asked, Owned::new(wire), reading);
+                self.ask_shard(shard, request, key, asked, Owned::new(wire));
             }
             None => self.answer(b"SERVER_ERROR no server for this key\r\n"),
         }
@@ -184,23 +183,17 @@ impl Session {
         key: &[u8],
         asked: Asked,
         owned: Owned,
-        reading: &Reading<'_>,
     ) {
         let number = self.slots.borrow_mut().push(Slot::Waiting(asked));
         let asker: Rc<dyn Asker> = Rc::<Self>::clone(self);
-        let asking = self.asking(reading);
-        let token = token(number, 0);
-        match Effect::of(request) {
-            Effect::Reads => shard.read(owned, key, asking, asker, token),
-            _ => shard.change(owned, key, asking, asker, token),
-        }
-    }
-
-    fn asking(&self, reading: &Reading<'_>) -> Asking {
-        Asking {
+        let question = Question {
+            request: owned,
+            key: key.into(),
             client: self.number,
-            now: reading.now,
-        }
+            asker,
+            token: token(number, 0),
+        };
+        shard.take_on(Effect::of(request), question);
     }
 
     /// Answers a request on a key whose changes the server has missed, as if the
@@ -374,7 +367,7 @@ impl Session {
             let keys = keys.map(std::mem::take).unwrap_or_default();
             let asker: Rc<dyn Asker> = Rc::<Self>::clone(self);
             let token = token(number, fragment);
-            shard.read_many(retrieve, keys, self.asking(reading), asker, token);
+            shard.read_many(retrieve, keys, self.number, asker, token);
         }
     }
 
@@ -447,9 +440,14 @@ impl Session {
                     miss: None,
                 };
                 let number = self.slots.borrow_mut().push(Slot::Waiting(asked));
-                let asker: Rc<dyn Asker> = Rc::<Self>::clone(self);
-                let (asking, token) = (self.asking(reading), token(number, 0));
-                shard.change(Owned::new(wire), key.as_bytes(), asking, asker, token);
+                let question = Question {
+                    request: Owned::new(wire),
+                    key: key.as_bytes().into(),
+                    client: self.number,
+                    asker: Rc::<Self>::clone(self),
+                    token: token(number, 0),
+                };
+                shard.take_on(Effect::Replaces, question);
             }
             None => {}
         }

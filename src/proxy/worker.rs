@@ -280,9 +280,10 @@ impl Worker {
 
     /// The ways to the shards of a pool.
     fn shards(&self, pool: &Pool, replication: &Replication, stats: &Arc<PoolStats>) -> Vec<Link> {
-        let member = |member: &Member| {
+        let member = |(place, member): (usize, &Member)| {
             let near = member.zone.is_some() && member.zone == replication.zone;
-            shard::Member::new(Arc::clone(&member.server), self.link(member).0, near)
+            let link = self.link(member).0;
+            shard::Member::new(Arc::clone(&member.server), link, place, near)
         };
         let shards = pool.members.iter().zip(&replication.replicas);
         shards
@@ -290,6 +291,7 @@ impl Worker {
                 Link::Shard(Shard::new(
                     std::iter::once(primary)
                         .chain(replicas)
+                        .enumerate()
                         .map(member)
                         .collect(),
                     replication.settings.clone(),

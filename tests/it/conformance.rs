@@ -81,6 +81,35 @@ fn the_proxy_answers_from_its_own_caches_as_memcached() {
     ));
 }
 
+/// A proxy over one shard of a primary and two replicas, whatever else its pool
+/// says.
+fn over_a_shard(servers: &[Peer], pool: &str) -> Ketch {
+    let primary = servers[0].target().address;
+    let replicas: String = servers[1..]
+        .iter()
+        .map(|peer| format!("'{}', ", peer.target().address))
+        .collect();
+    Ketch::start(&format!(
+        "listen: 127.0.0.1:0\nadmin: off\nclients:\n  flush_all: true\npools:\n  main:\n    timeout: 10s\n    stall_timeout: 20s\n{pool}    shards:\n      - primary: '{primary}'\n        replicas: [{replicas}]\n"
+    ))
+}
+
+#[test]
+fn the_proxy_over_replicas_answers_as_memcached() {
+    let Some(peers) = (0..3).map(|_| Peer::start(&[])).collect::<Option<Vec<_>>>() else {
+        return;
+    };
+    for copies in ["async", "sync"] {
+        let ketch = over_a_shard(&peers, &format!("    replication: {copies}\n"));
+        let behind = Some(peers[0].target().version);
+        check(&Target::proxy(
+            &format!("ketch proxy over replicas, {copies}"),
+            behind,
+            ketch.address(),
+        ));
+    }
+}
+
 /// Plays every exchange on `target`, in every way, and fails with all that
 /// was answered otherwise.
 pub(crate) fn check(target: &Target) {

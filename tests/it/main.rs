@@ -23,7 +23,6 @@ mod layers;
 mod load;
 mod memccapable;
 mod missed;
-mod outage;
 mod peer;
 mod reload;
 mod replicas;

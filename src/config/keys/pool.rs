@@ -116,7 +116,7 @@ pub(in crate::config) static POOL: Section<Pool> = Section {
             },
             preset: Preset::Fresh,
             help: "When a change of a key on a shard is answered: when the primary has answered \
-                   (`async`), all members (`sync`: the worst answer counts), more than half \
+                   (`async`), all members (`sync`: an error counts more than it), more than half \
                    (`majority`). `none`: only the primary is told, something else copies.",
             bound: "",
         },
@@ -327,8 +327,7 @@ pub(in crate::config) static POOL: Section<Pool> = Section {
             },
             preset: Preset::Fresh,
             help: "Failures in a row that a server may show. A connection refused is enough by \
-                   itself, and so are ten connections lost within a second with requests under \
-                   way.",
+                   itself.",
             bound: "the server is ejected: its requests fail at once, its keys do not move, and \
                     probes find out when it is back.",
         },
@@ -379,7 +378,7 @@ pub(in crate::config) static POOL: Section<Pool> = Section {
             help: "How long a server that is back is trusted with 64 requests at a time on each \
                    connection, and one more for each that it answers; meanwhile one failure \
                    ejects it again. 0 means not at all.",
-            bound: "requests wait until it has answered some, each within its `timeout`.",
+            bound: "`SERVER_ERROR <server> is coming back and takes few requests yet (ramp)`.",
         },
         Key {
             name: "eject_max",

@@ -4,8 +4,6 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use tokio_util::task::AbortOnDropHandle;
-
 use super::{Asker, CURES, Connection, Fate, Reply, Stage, Waiter, to_u64};
 use crate::clock::{self, Moment};
 use crate::pool::backoff::Backoff;
@@ -42,8 +40,6 @@ impl Connection {
         let mut spare = false;
         let preconnect = settings.preconnect && self.dialect == Dialect::Text;
         let mut eager = preconnect;
-        let follow = tokio::task::spawn_local(Rc::clone(&self).follow_returns());
-        let _follow = AbortOnDropHandle::new(follow);
         loop {
             if self.retiring.get() && self.is_settled() {
                 self.close();
@@ -78,7 +74,7 @@ impl Connection {
                     let (failure, gone) = self.read_replies(&mut read).await;
                     let useful = self.stats.bytes_received.get() != received;
                     // A clean end after idling is no reason to wait.
-                    attempts = if useful || failure.is_none() || self.outdated.get() {
+                    attempts = if useful || failure.is_none() {
                         0
                     } else {
                         attempts + 1
@@ -99,9 +95,8 @@ impl Connection {
                 }
             };
             self.stage.set(Stage::Idle);
-            match failure {
-                Some(failure) => self.settle(failure, left.is_none()),
-                None => self.outdated.set(false),
+            if let Some(failure) = failure {
+                self.settle(failure, left.is_none());
             }
             let doubts = self.doubts.take();
             if let Some(read) = left.filter(|_| !doubts.is_empty()) {
@@ -146,18 +141,13 @@ impl Connection {
         // connection.
         let cut = self.front_start.get().saturating_sub(sent);
         self.outbox.skip(usize::try_from(cut).unwrap_or(usize::MAX));
-        let is_outdated = self.outdated.take();
-        if !is_idle_close && !is_outdated {
+        if !is_idle_close {
             self.server.failed(failure, now);
         }
         // What will not be different the next time is not waited for.
         let is_hopeless = failure == Failure::NoBinary || failure.is_conclusive();
         if !self.server.health.is_active() || is_hopeless {
-            self.fail_all(if is_outdated {
-                Failure::Ejected
-            } else {
-                failure
-            });
+            self.fail_all(failure);
         }
     }
 
@@ -203,11 +193,7 @@ impl Connection {
         }
         self.front_start.set(sent);
         self.count_in_flight(waiting.len());
-        drop(waiting);
         self.outbox.push_front(bytes);
-        if self.ramping.get() {
-            self.hold_back();
-        }
         all
     }
 

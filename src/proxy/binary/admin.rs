@@ -10,10 +10,12 @@ use crate::protocol::binary::{
 };
 use crate::protocol::reply::Shape;
 use crate::protocol::request::Wire;
+use crate::proxy::dispatch::Target;
 use crate::proxy::local::{FLUSH_REFUSED, Reported, VERSION, serve_flush};
 use crate::proxy::session::{Reading, Session, token};
 use crate::proxy::slots::{Gather, Slot};
 use crate::proxy::stats::Command;
+use crate::proxy::worker::Link;
 
 impl Session {
     pub(super) fn tell_version(&self, request: &Request<'_>) {
@@ -59,6 +61,22 @@ impl Session {
         self.answer(&out);
     }
 
+    /// The ways to all servers of the pool; those of shards are asked as shards ask
+    /// them.
+    fn all_paths<'a>(&self, target: Target<'a>) -> Vec<Path<'a>> {
+        if target.pool.replication.is_none() {
+            let places = 0..target.view.links.len();
+            return places.filter_map(|at| self.path(target, at)).collect();
+        }
+        let servers = target.view.servers.iter();
+        let path = |link: &'a Link| match link {
+            Link::Remote(connections) => self.pick(connections).map(Path::Meta),
+            Link::Embedded(cache) => Some(Path::Embedded(cache)),
+            Link::Shard(shard) => Some(Path::Shard(shard)),
+        };
+        servers.filter_map(path).collect()
+    }
+
     /// Tells every server of the pool to drop everything, over the connections
     /// that this client's other requests take, so that they stay in order.
     pub(super) fn flush_binary(
@@ -70,10 +88,6 @@ impl Session {
         let Some(target) = reading.target() else {
             return self.respond_error(request, Status::Internal, "no route");
         };
-        if target.pool.replication.is_some() {
-            let text = "a replicated pool takes text and meta requests only";
-            return self.respond_error(request, Status::UnknownCommand, text);
-        }
         target.view.stats.asked_in_binary(Command::FlushAll);
         if !reading.entry.flush_all {
             return self.respond_error(request, Status::AuthFailure, FLUSH_REFUSED);
@@ -91,9 +105,9 @@ impl Session {
         let mut gather = Gather::binary(request.opcode, request.opaque);
         let mut slots = self.slots.borrow_mut();
         let number = slots.push(Slot::Parked { start: 0, len: 0 });
-        for at in 0..target.view.links.len() {
-            let (connection, ask) = match self.path(target, at) {
-                Some(Path::Binary(connection)) => {
+        for path in self.all_paths(target) {
+            let (connection, ask) = match path {
+                Path::Binary(connection) => {
                     let ask = Ask {
                         wire: Wire {
                             line: [&head, extras, b""],
@@ -106,7 +120,7 @@ impl Session {
                     };
                     (connection, ask)
                 }
-                Some(Path::Meta(connection)) => {
+                Path::Meta(connection) => {
                     let ask = Ask {
                         wire: Wire::unchanged(line.as_bytes()),
                         owner: None,
@@ -116,11 +130,12 @@ impl Session {
                     };
                     (connection, ask)
                 }
-                Some(Path::Embedded(cache)) => {
+                Path::Embedded(cache) => {
                     serve_flush(cache, delay);
                     continue;
                 }
-                None => continue,
+                // Its members have paths of their own.
+                Path::Shard(_) => continue,
             };
             gather.pending += 1;
             let asker: Rc<dyn Asker> = Rc::<Self>::clone(self);

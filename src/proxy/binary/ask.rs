@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 
-use super::behind::changed_key;
+use super::behind::{changed_key, effect};
 use super::owed::{Asked, readdressed};
 use crate::net::buffers;
 use crate::net::outbox::SHARE_BYTES_MIN;
@@ -18,6 +18,8 @@ use crate::protocol::{Cut, Limits, text};
 use crate::proxy::dispatch::Target;
 use crate::proxy::session::{Reading, Session, token};
 use crate::proxy::settings::{MissOnError, ServerProtocol};
+use crate::proxy::shard::owned::Owned;
+use crate::proxy::shard::{Question, Shard};
 use crate::proxy::slots::Slot;
 use crate::proxy::stats::Command;
 use crate::proxy::worker::{Embedded, Link};
@@ -32,6 +34,9 @@ pub(super) enum Path<'a> {
     /// By a function call, in meta commands too: what the cache does with them
     /// is the same, and there is one thing to keep right.
     Embedded(&'a Embedded),
+    /// By a task, in meta commands: which of several servers is asked is the
+    /// shard's business.
+    Shard(&'a Rc<Shard>),
 }
 
 /// One request as it is sent, and as it is owed.
@@ -48,7 +53,7 @@ impl Session {
     pub(super) fn path<'a>(&self, target: Target<'a>, at: usize) -> Option<Path<'a>> {
         match (target.view.links.get(at)?, target.pool.server_protocol) {
             (Link::Embedded(cache), _) => Some(Path::Embedded(cache)),
-            (Link::Shard(_), _) => None,
+            (Link::Shard(shard), _) => Some(Path::Shard(shard)),
             (Link::Remote(connections), ServerProtocol::Meta) => {
                 self.pick(connections).map(Path::Meta)
             }
@@ -77,8 +82,7 @@ impl Session {
         }
         let at = target.pool.placement.pick(request.key);
         let Some(path) = self.path(target, at) else {
-            let text = "a replicated pool takes text and meta requests only";
-            return self.respond_error(request, Status::UnknownCommand, text);
+            return self.respond_error(request, Status::Internal, "no server for this key");
         };
         let masks = target.pool.miss_on_error == MissOnError::Always;
         let asked = Asked {
@@ -108,6 +112,7 @@ impl Session {
             Path::Binary(connection) => self.ask_in_binary(item, asked, connection, reading),
             Path::Meta(connection) => self.ask_in_meta(item, asked, connection, reading),
             Path::Embedded(cache) => self.serve_item(item, &asked, cache),
+            Path::Shard(shard) => self.ask_shard_item(item, asked, shard),
         }
     }
 
@@ -181,6 +186,24 @@ impl Session {
         buffers::give(line);
     }
 
+    /// Has a task see to a request to a shard.
+    fn ask_shard_item(self: &Rc<Self>, item: Item<'_>, asked: Asked, shard: &Rc<Shard>) {
+        let mut text = Vec::new();
+        if !told(item.request, self.next_opaque(), &mut text) {
+            return self.refuse_untold(item.request, asked.hidden);
+        }
+        let number = self.slots.borrow_mut().push(Slot::Binary(asked));
+        let asker: Rc<dyn Asker> = Rc::<Self>::clone(self);
+        let question = Question {
+            request: Owned::from_text(text),
+            key: item.request.key.into(),
+            client: self.number,
+            asker,
+            token: token(number, 0),
+        };
+        shard.take_on(effect(item.request), question);
+    }
+
     /// A key that meta commands cannot carry.
     fn refuse_untold(&self, request: &binary::Request<'_>, hidden: bool) {
         if !hidden {
@@ -230,22 +253,29 @@ pub(super) fn serve(
     reply: &mut Vec<u8>,
 ) -> Option<reply::Outcome> {
     let mut line = buffers::take();
-    let outcome = to_meta(request, request.opaque, false, &mut line).and_then(|shape| {
-        if shape == Shape::MetaSet {
-            line.extend_from_slice(request.value);
-            line.extend_from_slice(b"\r\n");
-        }
+    let mut outcome = None;
+    if told(request, request.opaque, &mut line) {
         let limits = Limits {
             value_bytes_max: usize::MAX,
             ..Limits::default()
         };
-        match text::cut(&line, 0, &limits) {
-            Cut::Request { request, .. } => Some(cache.serve(&request, reply)),
-            _ => None,
+        if let Cut::Request { request, .. } = text::cut(&line, 0, &limits) {
+            outcome = Some(cache.serve(&request, reply));
         }
-    });
+    }
     buffers::give(line);
     outcome
+}
+
+/// Appends the whole meta command that means the same as a request; says whether
+/// there is one.
+fn told(request: &binary::Request<'_>, opaque: u32, out: &mut Vec<u8>) -> bool {
+    let shape = to_meta(request, opaque, false, out);
+    if shape == Some(Shape::MetaSet) {
+        out.extend_from_slice(request.value);
+        out.extend_from_slice(b"\r\n");
+    }
+    shape.is_some()
 }
 
 /// What a meta reply must name.

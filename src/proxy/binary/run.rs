@@ -68,7 +68,7 @@ impl Session {
         let changed = changed_key(request);
         let remote = match path {
             Path::Binary(connection) | Path::Meta(connection) => Some(connection),
-            Path::Embedded(_) => None,
+            Path::Embedded(_) | Path::Shard(_) => None,
         };
         if !run.batch.is_pending(fragment) {
             if let Some(connection) = remote.filter(|_| !changed.is_empty()) {
@@ -107,6 +107,8 @@ impl Session {
                 }
                 buffers::give(reply);
             }
+            // Shards are asked for one key at a time.
+            Path::Shard(_) => {}
         }
     }
 
@@ -141,7 +143,7 @@ impl Session {
                     ask(connection, &noop(opaque), Shape::BinaryBatch);
                 }
                 Some(Path::Meta(connection)) => ask(connection, BATCH_END, Shape::MetaBatch),
-                Some(Path::Embedded(_)) | None => batch.answered(fragment),
+                Some(Path::Embedded(_) | Path::Shard(_)) | None => batch.answered(fragment),
             }
         }
         let complete = batch.is_complete();

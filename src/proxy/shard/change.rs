@@ -4,11 +4,11 @@
 use std::rc::Rc;
 
 use super::leaf::{Leaf, Leaves, Said};
-use super::member::{Asking, deletion};
+use super::member::deletion;
 use super::owned::Owned;
 use super::settings::Copies;
-use super::{Shard, start};
-use crate::pool::Asker;
+use super::version::names_version;
+use super::{Question, Shard, start};
 use crate::protocol::effect::Effect;
 use crate::protocol::meta;
 use crate::protocol::reply::Outcome;
@@ -56,41 +56,39 @@ fn good(said: &[Option<Said>]) -> usize {
     said.iter().flatten().filter(|said| said.is_good()).count()
 }
 
-/// The worst that was said.
+/// What all said together: the first that is no success if there is one. Else what
+/// the first said, who holds what the others may have deleted.
 fn worst(said: &[Option<Said>]) -> Option<Said> {
-    said.iter()
-        .flatten()
-        .max_by_key(|said| said.rank())
-        .cloned()
+    let mut all = said.iter().flatten();
+    let failed = all.clone().find(|said| !said.is_good());
+    failed.or_else(|| all.next()).cloned()
 }
 
 impl Shard {
-    /// Changes a key, and tells `asker` what came of it.
-    pub fn change(
-        self: &Rc<Self>,
-        request: Owned,
-        key: &[u8],
-        asking: Asking,
-        asker: Rc<dyn Asker>,
-        token: u64,
-    ) {
-        self.changes.count(key);
+    /// Changes a key, and tells whoever asks what came of it.
+    pub(super) fn change(self: &Rc<Self>, effect: Effect, question: Question) {
+        self.changes.count(&question.key);
         let shard = Rc::clone(self);
-        let key: Box<[u8]> = key.into();
-        let effect = request.with(|request, _| Effect::of(request));
         start(async move {
+            let Question {
+                request,
+                key,
+                client,
+                asker,
+                token,
+            } = question;
             let tell = |said: &Said| said.tell(&*asker, token);
-            if effect == Some(Effect::Replaces) {
-                shard.replace(&request, &key, asking, tell).await;
+            if effect == Effect::Replaces {
+                shard.replace(&request, &key, client, tell).await;
             } else {
-                shard.adjust(&request, &key, asking, tell).await;
+                shard.adjust(&request, &key, client, tell).await;
             }
         });
     }
 
     /// What replaces the item is sent to all members at once, so that each has
     /// it in the order in which this worker's clients asked.
-    async fn replace(&self, request: &Owned, key: &[u8], asking: Asking, tell: impl Fn(&Said)) {
+    async fn replace(&self, request: &Owned, key: &[u8], client: u64, tell: impl Fn(&Said)) {
         let acting = self.acting(key, false);
         let copies = self.settings.copies;
         // The acting primary is the first of them.
@@ -100,7 +98,7 @@ impl Shard {
         }
         let mut leaves = Leaves::default();
         for member in members.iter().filter_map(|&at| self.members.get(at)) {
-            leaves.push(member.ask(request, key, asking));
+            leaves.push(member.ask(request, key, client));
         }
         let first = |said: &[Option<Said>]| said.first().cloned().flatten();
         match copies {
@@ -115,7 +113,12 @@ impl Shard {
             }
             Copies::Majority => {
                 let most = self.members.len() / 2 + 1;
-                leaves.until(|said| good(said) >= most).await;
+                let versioned = request.with(|request, _| names_version(request));
+                // A version must be the one that will be compared with.
+                let early = versioned != Some(true);
+                leaves
+                    .until(|said| good(said) >= most && (early || first(said).is_some()))
+                    .await;
                 let said = leaves.said();
                 let answer = if good(said) >= most {
                     // The primary's if it is among them.
@@ -134,18 +137,18 @@ impl Shard {
             if refused.is_some_and(Outcome::is_error)
                 && let Some(member) = self.members.get(at)
             {
-                member.forget(key, asking);
+                member.forget(key, client);
             }
         }
     }
 
     /// What depends on the item is asked of one member; the others follow.
-    async fn adjust(&self, request: &Owned, key: &[u8], asking: Asking, tell: impl Fn(&Said)) {
+    async fn adjust(&self, request: &Owned, key: &[u8], client: u64, tell: impl Fn(&Said)) {
         let acting = self.acting(key, true);
         let Some(member) = self.members.get(acting) else {
             return;
         };
-        let said = member.ask(request, key, asking).await;
+        let said = member.ask(request, key, client).await;
         let changed = matches!(said.outcome(), Some(Outcome::Done | Outcome::Hit));
         let copies = self.settings.copies;
         let waits = matches!(copies, Copies::Sync | Copies::Majority);
@@ -158,7 +161,7 @@ impl Shard {
         // Counted again: whoever copied the item since has what was there before.
         self.changes.count(key);
         let others = self
-            .others_follow(&follow(request), acting, key, asking)
+            .others_follow(&follow(request), acting, key, client)
             .await;
         if waits {
             let enough = match copies {
@@ -180,7 +183,7 @@ impl Shard {
         follow: &Follow,
         acting: usize,
         key: &[u8],
-        asking: Asking,
+        client: u64,
     ) -> Vec<Said> {
         let request = match follow {
             Follow::Same(request) | Follow::Add(request) => request.clone(),
@@ -192,7 +195,7 @@ impl Shard {
             .collect();
         let leaves: Vec<Leaf> = others
             .iter()
-            .map(|member| member.ask(&request, key, asking))
+            .map(|member| member.ask(&request, key, client))
             .collect();
         let mut all = Vec::with_capacity(leaves.len());
         for (member, leaf) in others.iter().zip(leaves) {
@@ -202,9 +205,9 @@ impl Shard {
                 Follow::Same(_) | Follow::Delete => said.outcome().is_some_and(Outcome::is_error),
             };
             if kept && said.outcome().is_some() {
-                said = member.ask(&deletion(key), key, asking).await;
+                said = member.ask(&deletion(key), key, client).await;
                 if said.outcome().is_some_and(Outcome::is_error) {
-                    member.forget(key, asking);
+                    member.forget(key, client);
                 }
             }
             all.push(said);

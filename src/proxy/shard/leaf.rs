@@ -12,11 +12,12 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 
+use super::version::Shown;
 use crate::net::outbox::SHARE_BYTES_MIN;
 use crate::pool::{Asker, Failure, Reply, Verdict};
 use crate::protocol::reply::{Block, Outcome};
 
-/// What came of asking.
+/// What came of client.
 #[derive(Clone, Debug)]
 pub enum Said {
     /// The server's reply.
@@ -152,12 +153,19 @@ fn kept(bytes: &[u8], owner: Option<&Bytes>) -> Bytes {
 #[derive(Debug)]
 pub struct Leaf {
     ear: Rc<Ear>,
+    /// How what it hears is shown, if it is not as it is.
+    shown: Option<Shown>,
 }
 
 impl Leaf {
     /// A leaf whose request will be answered to `ear`.
     pub fn new(ear: Rc<Ear>) -> Self {
-        Self { ear }
+        Self { ear, shown: None }
+    }
+
+    /// The leaf, whose answer names versions of a replica.
+    pub(super) fn showing(self, shown: Option<Shown>) -> Self {
+        Self { shown, ..self }
     }
 
     /// One that has its answer already.
@@ -169,7 +177,11 @@ impl Leaf {
 
     /// The blocks that a retrieval of many keys has found.
     pub fn take_found(&self) -> Vec<Found> {
-        std::mem::take(&mut self.ear.heard.borrow_mut().found)
+        let found = std::mem::take(&mut self.ear.heard.borrow_mut().found);
+        match self.shown {
+            Some(shown) => found.iter().map(|found| shown.found(found)).collect(),
+            None => found,
+        }
     }
 }
 
@@ -179,7 +191,10 @@ impl Future for Leaf {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Said> {
         let mut heard = self.ear.heard.borrow_mut();
         match heard.said.take() {
-            Some(said) => Poll::Ready(said),
+            Some(said) => Poll::Ready(match self.shown {
+                Some(shown) => shown.said(said),
+                None => said,
+            }),
             None => {
                 heard.waker = Some(cx.waker().clone());
                 Poll::Pending

@@ -5,7 +5,6 @@ use std::rc::Rc;
 use bytes::Bytes;
 
 use super::leaf::{Found, Said};
-use super::member::Asking;
 use super::owned::Owned;
 use super::settings::OnMiss;
 use super::{ReadFrom, Shard, repair, start};
@@ -33,7 +32,7 @@ impl Shard {
         self: &Rc<Self>,
         retrieve: &Retrieve<'_>,
         keys: Vec<Box<[u8]>>,
-        asking: Asking,
+        client: u64,
         asker: Rc<dyn Asker>,
         token: u64,
     ) {
@@ -51,9 +50,9 @@ impl Shard {
                     settled: false,
                 })
                 .collect();
-            let failure = shard.gather(verb, &head, &mut wanted, asking).await;
+            let failure = shard.gather(verb, &head, &mut wanted, client).await;
             if verb.touches() {
-                shard.touch_others(&wanted, exptime, asking);
+                shard.touch_others(&wanted, exptime, client);
             }
             for (bytes, block) in wanted.iter().filter_map(|wanted| wanted.found.as_ref()) {
                 let _ = asker.reply(
@@ -76,7 +75,7 @@ impl Shard {
         verb: RetrieveVerb,
         head: &[u8],
         wanted: &mut [Wanted],
-        asking: Asking,
+        client: u64,
     ) -> Said {
         let end = Said::Reply {
             bytes: Bytes::from_static(b"END\r\n"),
@@ -108,10 +107,10 @@ impl Shard {
                 text.extend_from_slice(&wanted.key);
             }
             text.extend_from_slice(b"\r\n");
-            let mut leaf = member.ask_many(&Owned::from_text(text), asking);
+            let mut leaf = member.ask_many(&Owned::from_text(text), client);
             let said = (&mut leaf).await;
             for found in leaf.take_found() {
-                take(&found, wanted, &asked, self, at, asking);
+                take(&found, wanted, &asked, self, at, client);
             }
             let is_end = said.is_good();
             if let Said::Reply {
@@ -120,7 +119,7 @@ impl Shard {
             } = &said
             {
                 // The only key of a retrieval of one.
-                take_single(bytes, wanted, &asked, self, at, asking);
+                take_single(bytes, wanted, &asked, self, at, client);
             }
             for &place in &asked {
                 if let Some(wanted) = wanted.get_mut(place)
@@ -134,7 +133,7 @@ impl Shard {
             if !is_end && verb.touches() {
                 // Who knows how far it came.
                 let keys = asked.iter().filter_map(|&place| wanted.get(place));
-                keys.for_each(|wanted| member.forget(&wanted.key, asking));
+                keys.for_each(|wanted| member.forget(&wanted.key, client));
             }
             if !is_end {
                 self.stats.failovers.increment();
@@ -170,7 +169,7 @@ impl Shard {
     }
 
     /// Gives what was found the new time to live on the other members too.
-    fn touch_others(&self, wanted: &[Wanted], exptime: i32, asking: Asking) {
+    fn touch_others(&self, wanted: &[Wanted], exptime: i32, client: u64) {
         for wanted in wanted.iter().filter(|wanted| wanted.found.is_some()) {
             let mut text = b"touch ".to_vec();
             text.extend_from_slice(&wanted.key);
@@ -178,7 +177,7 @@ impl Shard {
             let request = Owned::from_text(text);
             for member in &self.members {
                 // Touched twice where it was found: the same time.
-                drop(member.ask(&request, &wanted.key, asking));
+                drop(member.ask(&request, &wanted.key, client));
             }
         }
     }
@@ -191,7 +190,7 @@ fn take(
     asked: &[usize],
     shard: &Rc<Shard>,
     at: usize,
-    asking: Asking,
+    client: u64,
 ) {
     let mut start = 0;
     for block in &found.blocks {
@@ -215,7 +214,7 @@ fn take(
             wanted.found = Some((bytes.clone(), *block));
             if !wanted.without.is_empty() {
                 let without = std::mem::take(&mut wanted.without);
-                repair::begin(shard, &wanted.key, at, without, wanted.changes, asking);
+                repair::begin(shard, &wanted.key, at, without, wanted.changes, client);
             }
         }
     }
@@ -228,7 +227,7 @@ fn take_single(
     asked: &[usize],
     shard: &Rc<Shard>,
     at: usize,
-    asking: Asking,
+    client: u64,
 ) {
     const END: &[u8] = b"END\r\n";
     let Some(place) = asked.first() else {
@@ -240,5 +239,5 @@ fn take_single(
         bytes: bytes.slice(..len),
         blocks: vec![Block { len, key_len }],
     };
-    take(&found, wanted, asked, shard, at, asking);
+    take(&found, wanted, asked, shard, at, client);
 }

@@ -1,4 +1,4 @@
-//! One member of a shard, and asking it.
+//! One member of a shard, and client it.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -7,7 +7,8 @@ use bytes::Bytes;
 
 use super::leaf::{Ear, Leaf, Said};
 use super::owned::Owned;
-use crate::clock::Moment;
+use super::version::Versions;
+use crate::clock;
 use crate::pool::{Ask, Asker, Connection, Failure, Reply, Server};
 use crate::protocol::effect::Effect;
 use crate::protocol::key::{encode_base64, is_plain};
@@ -15,20 +16,13 @@ use crate::protocol::reply::{Block, Outcome, Shape, expected_fingerprint};
 use crate::protocol::request::{Keys, Request, Retrieve};
 use crate::proxy::worker::{Embedded, Link};
 
-/// Who asks, and when.
-#[derive(Clone, Copy, Debug)]
-pub struct Asking {
-    /// The number of the client, which decides the connection among several.
-    pub client: u64,
-    /// When its request came.
-    pub now: Moment,
-}
-
 /// A server as a member of a shard.
 pub struct Member {
     server: Arc<Server>,
     link: Link,
     near: bool,
+    /// How its versions are shown, if not as they are.
+    versions: Option<Versions>,
 }
 
 impl std::fmt::Debug for Member {
@@ -38,15 +32,21 @@ impl std::fmt::Debug for Member {
 }
 
 impl Member {
-    /// A member; `near` if it is in the proxy's own zone.
-    pub fn new(server: Arc<Server>, link: Link, near: bool) -> Self {
-        Self { server, link, near }
+    /// A member at this place of its shard, 0 for the primary; `near` if it is in
+    /// the proxy's own zone.
+    pub fn new(server: Arc<Server>, link: Link, place: usize, near: bool) -> Self {
+        Self {
+            server,
+            link,
+            near,
+            versions: Versions::of(place),
+        }
     }
 
     /// One that there is no way to.
     #[cfg(test)]
-    pub(super) fn unreachable(server: Arc<Server>, near: bool) -> Self {
-        Self::new(server, Link::Remote(Rc::new([])), near)
+    pub(super) fn unreachable(server: Arc<Server>, place: usize, near: bool) -> Self {
+        Self::new(server, Link::Remote(Rc::new([])), place, near)
     }
 
     /// The server.
@@ -74,12 +74,12 @@ impl Member {
         self.server.missed.has(key)
     }
 
-    fn connection(&self, asking: Asking) -> Option<&Rc<Connection>> {
+    fn connection(&self, client: u64) -> Option<&Rc<Connection>> {
         let Link::Remote(connections) = &self.link else {
             return None;
         };
         let count = u64::try_from(connections.len()).ok()?;
-        let at = asking.client.checked_rem(count)?;
+        let at = client.checked_rem(count)?;
         connections.get(usize::try_from(at).ok()?)
     }
 
@@ -90,12 +90,30 @@ impl Member {
         })
     }
 
-    /// Asks it. A change that cannot be delivered is remembered as missed.
+    /// Asks it, in the name of the client of this number, which decides the
+    /// connection among several. The time-out counts from now, however long other
+    /// members have been waited for. A change that cannot be delivered is
+    /// remembered as missed.
     ///
     /// What a member that is behind holds is not looked at:
     /// [`Failure::Behind`].
-    pub fn ask(&self, request: &Owned, key: &[u8], asking: Asking) -> Leaf {
-        let asked = request.with(|parsed, owner| match &self.link {
+    pub fn ask(&self, request: &Owned, key: &[u8], client: u64) -> Leaf {
+        let asked = request.with(|parsed, owner| {
+            let Some(versions) = self.versions else {
+                return self.ask_as_is(parsed, owner, key, client);
+            };
+            let leaf = match versions.asked(parsed, owner) {
+                Some(own) => own.with(|own, owner| self.ask_as_is(own, owner, key, client)),
+                None => Some(self.ask_as_is(parsed, owner, key, client)),
+            };
+            let leaf = leaf.unwrap_or_else(|| self.failed(Failure::Protocol));
+            leaf.showing(versions.in_reply(parsed))
+        });
+        asked.unwrap_or_else(|| self.failed(Failure::Protocol))
+    }
+
+    fn ask_as_is(&self, parsed: &Request<'_>, owner: &Bytes, key: &[u8], client: u64) -> Leaf {
+        match &self.link {
             Link::Embedded(cache) => {
                 let mut reply = Vec::new();
                 let outcome = cache.serve(parsed, &mut reply);
@@ -104,15 +122,14 @@ impl Member {
                     outcome,
                 })
             }
-            Link::Remote(_) => self.ask_remote(parsed, owner, key, asking),
+            Link::Remote(_) => self.ask_remote(parsed, owner, key, client),
             // Shards have no shards.
             Link::Shard(_) => self.failed(Failure::Removed),
-        });
-        asked.unwrap_or_else(|| self.failed(Failure::Protocol))
+        }
     }
 
-    fn ask_remote(&self, parsed: &Request<'_>, owner: &Bytes, key: &[u8], asking: Asking) -> Leaf {
-        let Some(connection) = self.connection(asking) else {
+    fn ask_remote(&self, parsed: &Request<'_>, owner: &Bytes, key: &[u8], client: u64) -> Leaf {
+        let Some(connection) = self.connection(client) else {
             return self.failed(Failure::Removed);
         };
         let effect = Effect::of(parsed);
@@ -148,31 +165,35 @@ impl Member {
             changes: if effect == Effect::Reads { b"" } else { key },
         };
         let ear = Rc::new(Ear::default());
-        match connection.ask(ask, Rc::<Ear>::clone(&ear), 0, asking.now) {
+        match connection.ask(ask, Rc::<Ear>::clone(&ear), 0, clock::now()) {
             Ok(()) => Leaf::new(ear),
             Err(failure) => self.failed(failure),
         }
     }
 
     /// Asks it for several keys, none of which it is behind with.
-    pub fn ask_many(&self, request: &Owned, asking: Asking) -> Leaf {
+    pub fn ask_many(&self, request: &Owned, client: u64) -> Leaf {
         match &self.link {
             Link::Embedded(cache) => request
-                .with(|parsed, _| serve_many(cache, parsed))
+                .with(|parsed, _| {
+                    let versions = self.versions;
+                    let shown = versions.and_then(|versions| versions.in_reply(parsed));
+                    serve_many(cache, parsed).showing(shown)
+                })
                 .unwrap_or_else(|| self.failed(Failure::Protocol)),
-            Link::Remote(_) => self.ask(request, b"", asking),
+            Link::Remote(_) => self.ask(request, b"", client),
             Link::Shard(_) => self.failed(Failure::Removed),
         }
     }
 
     /// Sees to it that it does not serve what it holds under a key.
-    pub fn forget(&self, key: &[u8], asking: Asking) {
+    pub fn forget(&self, key: &[u8], client: u64) {
         match &self.link {
             // It is deleted there, and counts as absent until then.
             Link::Remote(_) => self.server.missed.miss(key),
             Link::Embedded(_) | Link::Shard(_) => {
                 // Done when it returns.
-                drop(self.ask(&deletion(key), key, asking));
+                drop(self.ask(&deletion(key), key, client));
             }
         }
     }

@@ -13,6 +13,7 @@ pub mod owned;
 mod read;
 mod repair;
 pub mod settings;
+mod version;
 
 use std::cell::Cell;
 use std::pin::Pin;
@@ -25,8 +26,11 @@ pub use member::Member;
 pub use settings::{Copies, OnMiss, ReadFrom, Settings};
 
 use super::stats::PoolStats;
+use crate::pool::Asker;
+use crate::protocol::effect::Effect;
 use crate::protocol::reply::fingerprint;
 use hedge::Hedge;
+use owned::Owned;
 
 /// Counts changes by key, so that whoever copies an item can tell whether it
 /// was changed meanwhile. Keys share counters: a change too many is harmless.
@@ -65,6 +69,20 @@ impl Changes {
     }
 }
 
+/// A request on one key, and who asks.
+pub struct Question {
+    /// The request.
+    pub request: Owned,
+    /// The key that it is about.
+    pub key: Box<[u8]>,
+    /// The number of the client.
+    pub client: u64,
+    /// Who is told.
+    pub asker: Rc<dyn Asker>,
+    /// What the asker knows it by.
+    pub token: u64,
+}
+
 /// A shard as one worker reaches it.
 #[derive(Debug)]
 pub struct Shard {
@@ -98,6 +116,15 @@ impl Shard {
             turn: Cell::new(0),
             repairs: Cell::new(0),
         })
+    }
+
+    /// Starts to see to a request of this effect. Whoever asks is told what
+    /// came of it.
+    pub fn take_on(self: &Rc<Self>, effect: Effect, question: Question) {
+        match effect {
+            Effect::Reads => self.read(question),
+            Effect::Replaces | Effect::Changes => self.change(effect, question),
+        }
     }
 
     /// The members, the primary first.
@@ -165,7 +192,7 @@ mod tests {
         let member = |(at, near): (usize, &bool)| {
             let place = Place::Remote(Address::Unix(format!("/{at}").into()));
             let server = Server::new(&at.to_string(), place, Treatment::default(), Arc::default());
-            Member::unreachable(Arc::new(server), *near)
+            Member::unreachable(Arc::new(server), at, *near)
         };
         let members = zones.iter().enumerate().map(member).collect();
         Shard::new(members, Settings::default(), Arc::default(), Arc::default())

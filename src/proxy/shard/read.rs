@@ -3,50 +3,31 @@
 use std::rc::Rc;
 
 use super::leaf::{Leaf, Said};
-use super::member::Asking;
 use super::owned::Owned;
 use super::settings::OnMiss;
-use super::{ReadFrom, Shard, repair, start};
-use crate::pool::Asker;
+use super::version::names_version;
+use super::{Question, ReadFrom, Shard, repair, start};
 use crate::protocol::effect::absent;
-use crate::protocol::meta;
 use crate::protocol::reply::Outcome;
-use crate::protocol::request::Request;
-
-/// Whether the reply names the version of the item, which each member counts for
-/// itself: a comparison will be made by the primary, so it must be the
-/// primary's.
-fn wants_version(request: &Request<'_>) -> bool {
-    match request {
-        Request::Retrieve(retrieve) => retrieve.verb.with_cas(),
-        Request::Meta(meta) => meta.flags.has(b'c') || meta.verb == meta::Verb::Debug,
-        _ => false,
-    }
-}
 
 impl Shard {
-    /// Reads a key, and tells `asker`.
-    pub fn read(
-        self: &Rc<Self>,
-        request: Owned,
-        key: &[u8],
-        asking: Asking,
-        asker: Rc<dyn Asker>,
-        token: u64,
-    ) {
+    /// Reads a key, and tells whoever asks.
+    pub(super) fn read(self: &Rc<Self>, question: Question) {
         let shard = Rc::clone(self);
-        let key: Box<[u8]> = key.into();
         start(async move {
-            let said = shard.read_one(&request, &key, asking).await;
-            said.tell(&*asker, token);
+            let said = shard
+                .read_one(&question.request, &question.key, question.client)
+                .await;
+            said.tell(&*question.asker, question.token);
         });
     }
 
     /// The places of members in the order in which this request is put to them:
     /// first those that are asked and right.
     fn readers(&self, request: &Owned, key: &[u8]) -> Vec<usize> {
-        let by_version = request.with(|request, _| wants_version(request));
+        let by_version = request.with(|request, _| names_version(request));
         let from = match by_version {
+            // A comparison will be made by the primary.
             Some(true) => ReadFrom::Primary,
             _ => self.settings.read,
         };
@@ -58,7 +39,7 @@ impl Shard {
         order
     }
 
-    async fn read_one(self: &Rc<Self>, request: &Owned, key: &[u8], asking: Asking) -> Said {
+    async fn read_one(self: &Rc<Self>, request: &Owned, key: &[u8], client: u64) -> Said {
         let changes = self.changes.of(key);
         let readers = self.readers(request, key);
         // Those that held nothing, and the worst that was said.
@@ -67,12 +48,12 @@ impl Shard {
         let mut left = &readers[..];
         while let Some((&at, rest)) = left.split_first() {
             left = rest;
-            let Some(leaf) = self.ask(at, request, key, asking) else {
+            let Some(leaf) = self.ask(at, request, key, client) else {
                 continue;
             };
             let (at, said) = match rest.first() {
                 Some(&second) => {
-                    let other = || self.ask(second, request, key, asking);
+                    let other = || self.ask(second, request, key, client);
                     let (first, said) = self.hedge.race(self, at, leaf, other).await;
                     (if first { at } else { second }, said)
                 }
@@ -81,7 +62,7 @@ impl Shard {
             match said.outcome() {
                 Some(Outcome::Hit) => {
                     if !without.is_empty() {
-                        repair::begin(self, key, at, without, changes, asking);
+                        repair::begin(self, key, at, without, changes, client);
                     }
                     return said;
                 }
@@ -102,17 +83,17 @@ impl Shard {
         }
         match told {
             Some(told) => told,
-            None => self.nobody(request, key, asking).await,
+            None => self.nobody(request, key, client).await,
         }
     }
 
-    fn ask(&self, at: usize, request: &Owned, key: &[u8], asking: Asking) -> Option<Leaf> {
+    fn ask(&self, at: usize, request: &Owned, key: &[u8], client: u64) -> Option<Leaf> {
         let member = self.members.get(at)?;
-        Some(member.ask(request, key, asking))
+        Some(member.ask(request, key, client))
     }
 
     /// What is said when no member can be asked for the key.
-    async fn nobody(&self, request: &Owned, key: &[u8], asking: Asking) -> Said {
+    async fn nobody(&self, request: &Owned, key: &[u8], client: u64) -> Said {
         if let Some(member) = self.members.iter().find(|member| member.is_active()) {
             // It has yet to delete the key.
             let mut reply = Vec::new();
@@ -125,7 +106,7 @@ impl Shard {
                 };
             }
         }
-        match self.ask(0, request, key, asking) {
+        match self.ask(0, request, key, client) {
             Some(leaf) => leaf.await,
             None => Said::Reply {
                 bytes: "SERVER_ERROR the shard has no members\r\n".into(),

@@ -6,7 +6,6 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::leaf::Said;
-use super::member::Asking;
 use super::owned::Owned;
 use super::{Shard, start};
 use crate::clock;
@@ -39,7 +38,7 @@ pub(super) fn begin(
     from: usize,
     without: Vec<usize>,
     changes: u32,
-    asking: Asking,
+    client: u64,
 ) {
     if shard.repairs.get() >= REPAIRS_MAX {
         shard.stats.repairs_denied.increment();
@@ -49,13 +48,9 @@ pub(super) fn begin(
     let shard = Rc::clone(shard);
     let key: Box<[u8]> = key.into();
     start(async move {
-        let asking = Asking {
-            now: clock::now(),
-            ..asking
-        };
-        if let Some(item) = shard.item(&key, from, asking).await {
+        if let Some(item) = shard.item(&key, from, client).await {
             for at in without {
-                shard.add(&key, at, &item, changes, asking).await;
+                shard.add(&key, at, &item, changes, client).await;
             }
         }
         shard.repairs.set(shard.repairs.get() - 1);
@@ -65,14 +60,14 @@ pub(super) fn begin(
 impl Shard {
     /// The item that a member holds: with the time it has left where the member
     /// knows meta commands, else with the time that is configured.
-    async fn item(&self, key: &[u8], from: usize, asking: Asking) -> Option<Item> {
+    async fn item(&self, key: &[u8], from: usize, client: u64) -> Option<Item> {
         let member = self.members.get(from)?;
         let mut text = b"mg ".to_vec();
         push_key(key, &mut text);
         text.extend_from_slice(b" f t v");
         push_base64_flag(key, &mut text);
         text.extend_from_slice(b"\r\n");
-        match member.ask(&Owned::from_text(text), key, asking).await {
+        match member.ask(&Owned::from_text(text), key, client).await {
             Said::Reply {
                 bytes,
                 outcome: Outcome::Hit,
@@ -82,7 +77,7 @@ impl Shard {
                 ..
             } if is_plain(key) => {
                 let text = [b"get ", key, b"\r\n"].concat();
-                match member.ask(&Owned::from_text(text), key, asking).await {
+                match member.ask(&Owned::from_text(text), key, client).await {
                     Said::Reply {
                         bytes,
                         outcome: Outcome::Hit,
@@ -95,14 +90,14 @@ impl Shard {
     }
 
     /// Adds an item to a member that does not hold it.
-    async fn add(&self, key: &[u8], at: usize, item: &Item, changes: u32, asking: Asking) {
+    async fn add(&self, key: &[u8], at: usize, item: &Item, changes: u32, client: u64) {
         let Some(member) = self.members.get(at) else {
             return;
         };
         if self.changes.of(key) != changes || member.is_behind(key) {
             return;
         }
-        let said = member.ask(&addition(key, item), key, asking).await;
+        let said = member.ask(&addition(key, item), key, client).await;
         if said.outcome() != Some(Outcome::Done) {
             return;
         }
@@ -110,7 +105,7 @@ impl Shard {
         // A change that came in between has perhaps passed this member before
         // the old item was added.
         if self.changes.of(key) != changes {
-            member.forget(key, asking);
+            member.forget(key, client);
         }
     }
 }
@@ -171,6 +166,8 @@ fn item_of_meta(bytes: &Bytes) -> Option<Item> {
             b"t-1" => ttl = Some(0),
             // It dies within this second.
             b"t0" => return None,
+            // Marked as stale: a copy would pass for fresh.
+            b"X" => return None,
             [b't', number @ ..] => ttl = read_u64(number),
             _ => {}
         }

@@ -52,6 +52,20 @@ fn the_proxy_answers_in_binary_over_meta_as_memcached() {
 }
 
 #[test]
+fn the_proxy_answers_in_binary_over_replicas_as_memcached() {
+    let Some(peers) = memcacheds() else {
+        return;
+    };
+    let ketch = super::over_a_shard(&peers, "");
+    let behind = Some(peers[0].target().version);
+    check(&Target::proxy(
+        "ketch proxy over replicas",
+        behind,
+        ketch.address(),
+    ));
+}
+
+#[test]
 fn the_bundled_cache_answers_in_binary_as_memcached() {
     check(Peer::backend(&[]).target());
 }
