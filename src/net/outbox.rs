@@ -144,28 +144,35 @@ impl Queue {
         self.pieces.push_back(Piece::Parts(owner, 0));
     }
 
-    /// Writes once. Returns how many bytes the socket took.
+    /// Writes up to `max` bytes once. Returns how many bytes the socket took.
     #[inline]
-    fn write(&self, half: &WriteHalf) -> io::Result<usize> {
+    fn write(&self, half: &WriteHalf, max: usize) -> io::Result<usize> {
         if self.pieces.is_empty() {
-            return half.try_write(self.tail.get(self.written..).unwrap_or_default());
+            let rest = self.tail.get(self.written..).unwrap_or_default();
+            return half.try_write(rest.get(..max).unwrap_or(rest));
         }
         if self.len <= BYTES_FEW {
-            self.write_pieces::<PIECES_FEW>(half)
+            self.write_pieces::<PIECES_FEW>(half, max)
         } else {
-            self.write_pieces::<PIECES_MAX>(half)
+            self.write_pieces::<PIECES_MAX>(half, max)
         }
     }
 
     /// Writes up to `N` pieces.
-    fn write_pieces<const N: usize>(&self, half: &WriteHalf) -> io::Result<usize> {
+    fn write_pieces<const N: usize>(&self, half: &WriteHalf, max: usize) -> io::Result<usize> {
         let mut slices = [IoSlice::new(&[]); N];
         let pieces = self.pieces.iter();
         let parts = pieces.flat_map(|piece| (0..).map_while(|at| piece.part(at)));
         let parts = parts.chain(std::iter::once(&self.tail[..]));
-        let (mut count, mut from) = (0, self.written);
+        let (mut count, mut from, mut left) = (0, self.written, max);
         for (slot, part) in slices.iter_mut().zip(parts) {
-            *slot = IoSlice::new(part.get(from..).unwrap_or_default());
+            if left == 0 {
+                break;
+            }
+            let part = part.get(from..).unwrap_or_default();
+            let part = part.get(..left).unwrap_or(part);
+            left -= part.len();
+            *slot = IoSlice::new(part);
             from = 0;
             count += 1;
         }
@@ -342,6 +349,8 @@ pub struct Outbox {
     marked: Cell<bool>,
     /// Bytes handed to the socket since the outbox was made, over all sockets.
     sent: Cell<u64>,
+    /// How far `sent` may go for now.
+    limit: Cell<u64>,
     /// What is counted of the queue while its peer does not take it.
     held: Held,
     /// When the peer last took something, while the socket is full.
@@ -374,6 +383,7 @@ impl Outbox {
             state: Cell::new(State::Detached),
             marked: Cell::new(false),
             sent: Cell::new(0),
+            limit: Cell::new(u64::MAX),
             held: Held::default(),
             taken: Cell::default(),
             room: RefCell::new(None),
@@ -482,6 +492,14 @@ impl Outbox {
         self.sent.get()
     }
 
+    /// Keeps what is queued beyond `limit`, counted as [`Self::sent`] counts, until
+    /// another limit is set; `u64::MAX` lets everything go.
+    pub fn set_limit(self: &Rc<Self>, limit: u64) {
+        if self.limit.replace(limit) < limit && !self.is_empty() {
+            self.mark();
+        }
+    }
+
     /// Whether the socket has broken.
     #[inline]
     pub fn is_broken(&self) -> bool {
@@ -579,7 +597,7 @@ impl Outbox {
         };
         match self.write_out(&half) {
             Ok(()) => {
-                self.held.set(0);
+                self.held.set(self.len());
                 self.wake_if_short();
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -598,7 +616,11 @@ impl Outbox {
     fn write_out(&self, half: &WriteHalf) -> io::Result<()> {
         let mut queue = self.queue.borrow_mut();
         while queue.len > 0 {
-            let count = queue.write(half)?;
+            let room = self.limit.get().saturating_sub(self.sent.get());
+            if room == 0 {
+                break;
+            }
+            let count = queue.write(half, usize::try_from(room).unwrap_or(usize::MAX))?;
             queue.advance(count);
             self.sent.set(self.sent.get().wrapping_add(to_u64(count)));
         }
@@ -802,6 +824,30 @@ mod tests {
             peer.read_exact(&mut got).await.unwrap();
             assert_eq!((got[0], got[got.len() - 1]), (b'x', b'y'));
             assert!(got[1..got.len() - 1] == large[..]);
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn what_lies_beyond_the_limit_is_kept_until_that_is_lifted() {
+        local(async {
+            let (turn, outbox, mut peer) = pair();
+            tokio::task::spawn_local(turn.run());
+            outbox.set_limit(6);
+            outbox.push(b"one ");
+            outbox.push_shared(Bytes::from_static(b"two "));
+            outbox.push(b"three");
+            outbox.mark();
+            let mut got = [0; 6];
+            peer.read_exact(&mut got).await.unwrap();
+            assert_eq!(&got, b"one tw");
+            assert_eq!((outbox.sent(), outbox.len()), (6, 7));
+            outbox.set_limit(7);
+            peer.read_exact(&mut got[..1]).await.unwrap();
+            outbox.set_limit(u64::MAX);
+            peer.read_exact(&mut got).await.unwrap();
+            assert_eq!(&got, b" three");
+            assert!(outbox.is_empty());
         })
         .await;
     }

@@ -49,9 +49,6 @@ pub enum Failure {
     /// Clients make the proxy hold too much.
     #[error("is not asked while memory is short (memory_max)")]
     Memory,
-    /// It has just come back and has as much to do as it is trusted with.
-    #[error("is coming back and takes few requests yet (ramp)")]
-    Ramp,
     /// It takes much longer than the other servers of its pool.
     #[error("is slow")]
     Slow,
@@ -68,7 +65,7 @@ pub enum Retry {
 
 impl Failure {
     /// Every failure, in the order of [`Self::index`].
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 14] = [
         Self::TimedOut,
         Self::Refused,
         Self::ConnectTimedOut,
@@ -81,7 +78,6 @@ impl Failure {
         Self::NoBinary,
         Self::Overload,
         Self::Memory,
-        Self::Ramp,
         Self::Slow,
         Self::Behind,
     ];
@@ -100,7 +96,6 @@ impl Failure {
             Self::Removed => "removed",
             Self::Overload => "overload",
             Self::Memory => "memory",
-            Self::Ramp => "ramp",
             Self::Slow => "slow",
             Self::NoBinary => "no_binary",
             Self::Behind => "behind",
@@ -122,9 +117,8 @@ impl Failure {
             Self::NoBinary => 9,
             Self::Overload => 10,
             Self::Memory => 11,
-            Self::Ramp => 12,
-            Self::Slow => 13,
-            Self::Behind => 14,
+            Self::Slow => 12,
+            Self::Behind => 13,
         }
     }
 
@@ -138,7 +132,6 @@ impl Failure {
                 | Self::NoBinary
                 | Self::Overload
                 | Self::Memory
-                | Self::Ramp
                 | Self::Behind
         )
     }
@@ -149,6 +142,11 @@ impl Failure {
             self,
             Self::Refused | Self::ConnectTimedOut | Self::Unreachable | Self::Slow
         )
+    }
+
+    /// Whether a connection was lost in the middle of something.
+    pub const fn is_a_loss(self) -> bool {
+        matches!(self, Self::Closed | Self::Protocol)
     }
 
     /// Whether the request may be sent once more.
@@ -164,7 +162,6 @@ impl Failure {
             | Self::NoBinary
             | Self::Overload
             | Self::Memory
-            | Self::Ramp
             | Self::Slow
             | Self::Behind => Retry::NothingSent,
         }

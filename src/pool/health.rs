@@ -6,12 +6,18 @@
 //! no proof. A server that is back is trusted step by step.
 
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
 
 use super::failure::Failure;
 use crate::clock::Moment;
+
+/// Connections lost in the middle of something within [`LOSSES_WITHIN`] for which
+/// a server is ejected, whatever it answers in between: one that answers a
+/// request and loses the next never fails often in a row.
+const LOSSES_MAX: u32 = 10;
+const LOSSES_WITHIN: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// What is thought of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,6 +82,24 @@ pub struct Standing {
     pub ejections: u64,
 }
 
+/// Connections that were lost lately.
+#[derive(Debug, Default)]
+struct Losses {
+    since: Moment,
+    count: u32,
+}
+
+impl Losses {
+    /// Notes one more; says whether they are too many.
+    fn note(&mut self, now: Moment) -> bool {
+        if now.since(self.since) >= LOSSES_WITHIN {
+            (self.since, self.count) = (now, 0);
+        }
+        self.count = self.count.saturating_add(1);
+        self.count >= LOSSES_MAX
+    }
+}
+
 /// The health of one server.
 #[derive(Debug)]
 pub struct Health {
@@ -90,6 +114,7 @@ pub struct Health {
     /// How often each state was entered, by [`State::ALL`].
     entered: [AtomicU64; State::ALL.len()],
     failures: AtomicU32,
+    losses: Mutex<Losses>,
     standing: Mutex<Standing>,
     /// Tells the prober and the connections.
     changed: watch::Sender<State>,
@@ -105,6 +130,7 @@ impl Health {
             withheld: AtomicU64::new(0),
             entered: Default::default(),
             failures: AtomicU32::new(0),
+            losses: Mutex::default(),
             standing: Mutex::new(Standing {
                 state: State::Active,
                 since: Moment::default(),
@@ -162,8 +188,8 @@ impl Health {
         *self.lock()
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Standing> {
-        self.standing.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Standing> {
+        lock(&self.standing)
     }
 
     /// Notes that the server has answered.
@@ -192,7 +218,8 @@ impl Health {
         }
         let before = self.failures.fetch_add(1, Ordering::Relaxed);
         let on_probation = self.trust() == Trust::Some;
-        let is_enough = on_probation || before.saturating_add(1) >= self.limit;
+        let loses = failure.is_a_loss() && lock(&self.losses).note(now);
+        let is_enough = on_probation || loses || before.saturating_add(1) >= self.limit;
         if !failure.is_conclusive() && !is_enough {
             return false;
         }
@@ -272,6 +299,10 @@ impl Health {
     }
 }
 
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -300,6 +331,25 @@ mod tests {
         let health = Health::new(3);
         assert!(health.failed(Failure::Refused, NOW));
         assert!(!health.is_active());
+    }
+
+    #[test]
+    fn losing_connections_again_and_again_ejects() {
+        let health = Health::new(3);
+        let lose = |health: &Health, millis: u64| {
+            health.succeeded();
+            health.failed(Failure::Closed, Moment::from_micros(millis * 1000))
+        };
+        // One every two hundred milliseconds may be bad luck.
+        assert!(!(0..100).any(|at| lose(&health, at * 200)));
+        // One every ten is not.
+        assert!((2_000..2_010).any(|at| lose(&health, at * 10)));
+        // Time-outs in between answers are seen to by others.
+        let health = Health::new(3);
+        assert!(!(0..100).any(|_| {
+            health.succeeded();
+            health.failed(Failure::TimedOut, NOW)
+        }));
     }
 
     #[test]

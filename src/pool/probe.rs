@@ -1,12 +1,22 @@
 //! Asking an ejected server whether it is back, and deleting what it has missed.
 
 use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::dial::{Dialect, dial};
 use super::failure::Failure;
 use super::missed;
 use super::server::{Place, Server};
 use crate::clock;
+use crate::net::listener::Address;
+use crate::net::stream::Stream;
+use crate::protocol::reply::{self, Part, REPLY_LINE_BYTES_MAX, Shape};
+
+/// How long a server must have served, if it does not say how long it is on
+/// probation, to be probed as soon as before when it fails again.
+const SERVED_MIN: Duration = Duration::from_secs(1);
 
 /// Watches over one server for as long as it is part of the configuration.
 ///
@@ -26,6 +36,7 @@ async fn bring_back(server: &Server) {
         return;
     };
     let settings = &server.settings;
+    let mut attempt = 0;
     loop {
         server.health.wait_until(false).await;
         let standing = server.health.standing();
@@ -35,20 +46,15 @@ async fn bring_back(server: &Server) {
             "server ejected"
         );
         // Who is slow is not better a moment later.
-        let is_slow = standing.cause == Some(Failure::Slow);
-        let mut attempt = if is_slow { u32::MAX } else { 0 };
+        if standing.cause == Some(Failure::Slow) {
+            attempt = u32::MAX;
+        }
         loop {
             let wait = settings.probe.wait(attempt, fastrand::f64());
             server.health.probe_at(clock::now().after(wait));
             clock::sleep(wait).await;
             server.health.probing();
-            let answered = match dial(address, Dialect::Text, settings.connect_timeout).await {
-                Ok(mut stream) => {
-                    missed::replay(&mut stream, &server.missed, settings.timeout).await
-                }
-                Err(failure) => Err(failure),
-            };
-            match answered {
+            match probe(server, address).await {
                 Ok(()) => break,
                 Err(failure) => {
                     tracing::debug!(server = %server.name, attempt, cause = failure.name(), "probe failed");
@@ -64,16 +70,93 @@ async fn bring_back(server: &Server) {
             away_ms = u64::try_from(away.as_millis()).unwrap_or(u64::MAX),
             "server is back"
         );
-        if !settings.ramp.is_zero() {
-            // Whichever is cancelled loses nothing: the health is a state.
-            tokio::select! {
-                () = clock::sleep(settings.ramp) => {
-                    if server.health.settle(clock::now()) {
-                        tracing::info!(server = %server.name, "server is trusted again");
-                    }
-                }
-                () = server.health.wait_until(false) => {}
-            }
+        attempt = if lasts(server).await {
+            0
+        } else {
+            // It comes and goes: every time costs clients some requests.
+            attempt.saturating_add(1)
+        };
+    }
+}
+
+/// Waits until a server that is back has served long enough to be trusted as
+/// before, or is ejected again; says which.
+async fn lasts(server: &Server) -> bool {
+    let ramp = server.settings.ramp;
+    let served = if ramp.is_zero() { SERVED_MIN } else { ramp };
+    // Whichever is cancelled loses nothing: the health is a state.
+    tokio::select! {
+        () = clock::sleep(served) => {}
+        () = server.health.wait_until(false) => return false,
+    }
+    if server.health.settle(clock::now()) {
+        tracing::info!(server = %server.name, "server is trusted again");
+    }
+    true
+}
+
+/// Finds out whether the server can be used, and makes it so: it has to answer a
+/// request as clients make them, and to delete what it has missed.
+async fn probe(server: &Server, address: &Address) -> Result<(), Failure> {
+    let settings = &server.settings;
+    let mut stream = dial(address, Dialect::Text, settings.connect_timeout).await?;
+    let asking = async {
+        match &mut stream {
+            Stream::Tcp(stream) => ask(stream).await,
+            Stream::Unix(stream) => ask(stream).await,
         }
+    };
+    // A dropped attempt loses a connection that nobody else uses.
+    let asked = clock::timeout(settings.timeout, asking).await;
+    asked.unwrap_or(Err(Failure::TimedOut))?;
+    missed::replay(&mut stream, &server.missed, settings.timeout).await
+}
+
+/// Asks for a key that nobody has: a server may know its version and still be
+/// unable to serve. Whatever is a reply to that will do.
+async fn ask(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> Result<(), Failure> {
+    let request = format!("get ketch-probe-{:016x}\r\n", fastrand::u64(..));
+    let written = stream.write_all(request.as_bytes()).await;
+    written.map_err(|_| Failure::Closed)?;
+    let mut answer = Vec::with_capacity(64);
+    loop {
+        match reply::cut(Shape::Value, 0, &answer) {
+            Ok(Part::Whole {
+                len, in_step: true, ..
+            }) if len == answer.len() => return Ok(()),
+            Ok(Part::More { .. }) if answer.len() <= REPLY_LINE_BYTES_MAX => {}
+            _ => return Err(Failure::Protocol),
+        }
+        match stream.read_buf(&mut answer).await {
+            Ok(1..) => {}
+            _ => return Err(Failure::Closed),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn asked(answer: &'static [u8]) -> Result<(), Failure> {
+        let (mut ours, mut theirs) = tokio::io::duplex(64 * 1024);
+        let server = async move {
+            let mut request = [0; b"get ketch-probe-0123456789abcdef\r\n".len()];
+            theirs.read_exact(&mut request).await.unwrap();
+            assert!(request.starts_with(b"get ketch-probe-") && request.ends_with(b"\r\n"));
+            theirs.write_all(answer).await.unwrap();
+        };
+        tokio::join!(ask(&mut ours), server).0
+    }
+
+    #[tokio::test]
+    async fn whatever_answers_can_be_asked() {
+        for answer in [&b"END\r\n"[..], b"SERVER_ERROR out of memory\r\n"] {
+            assert_eq!(asked(answer).await, Ok(()), "{answer:?}");
+        }
+        for answer in [&b"STORED\r\n"[..], b"END\r\nEND\r\n", b"EN\r\n"] {
+            assert_eq!(asked(answer).await, Err(Failure::Protocol), "{answer:?}");
+        }
+        assert_eq!(asked(b"EN").await, Err(Failure::Closed));
     }
 }

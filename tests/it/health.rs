@@ -1,7 +1,8 @@
 //! How servers are ejected, and how they come back.
 
 use std::fmt::Write as _;
-use std::net::SocketAddr;
+use std::io::{BufRead, BufReader, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::thread;
 use std::time::Duration;
 
@@ -14,6 +15,8 @@ use crate::scripted::{Fault, Scripted};
 
 /// How long something that must happen may take.
 const DEADLINE: Duration = Duration::from_secs(20);
+/// How long it takes to believe that nothing comes: less than the time-out.
+const NOTHING: Duration = Duration::from_millis(30);
 
 fn proxy(servers: &[&Scripted], more: &str) -> Ketch {
     let mut list = String::new();
@@ -60,6 +63,40 @@ fn end(server: Scripted, ketch: &Ketch, key: &str) -> SocketAddr {
     address
 }
 
+/// Accepts a connection and answers so many requests of one line on it, the first
+/// of which is `version`.
+fn accept(listener: &TcpListener, requests: usize) -> BufReader<TcpStream> {
+    let mut stream = BufReader::new(listener.accept().unwrap().0);
+    for at in 0..requests {
+        let mut line = String::new();
+        stream.read_line(&mut line).unwrap();
+        let is_version = line == "version\r\n";
+        assert_eq!(is_version, at == 0, "{line:?}");
+        let answer = if is_version {
+            "VERSION 1.6.45\r\n"
+        } else {
+            "END\r\n"
+        };
+        stream.get_mut().write_all(answer.as_bytes()).unwrap();
+    }
+    stream
+}
+
+/// Reads `count` lines, and sees that no more are there for now.
+fn read_lines(stream: &mut BufReader<TcpStream>, count: usize) {
+    let mut line = String::new();
+    for at in 0..count {
+        line.clear();
+        assert!(stream.read_line(&mut line).unwrap() > 0, "{at}");
+        assert!(line.starts_with("get k"), "{line:?}");
+    }
+    assert_eq!(stream.buffer(), b"");
+    stream.get_ref().set_read_timeout(Some(NOTHING)).unwrap();
+    let more = stream.fill_buf().map(<[u8]>::len);
+    assert!(more.is_err(), "{more:?} bytes more");
+    stream.get_ref().set_read_timeout(Some(DEADLINE)).unwrap();
+}
+
 #[test]
 fn a_server_that_is_back_is_trusted_step_by_step() {
     let server = Scripted::start(Fault::None);
@@ -67,33 +104,64 @@ fn a_server_that_is_back_is_trusted_step_by_step() {
     let mut client = Client::connect(ketch.address());
     assert_eq!(client.set("a", b"1"), "STORED");
     let address = end(server, &ketch, "a");
-    let server = Scripted::start_at(address, Fault::Holding);
+    let server = TcpListener::bind(address).unwrap();
+    // Asked as a client would, and then by clients.
+    drop(accept(&server, 2));
     ketch.wait_for_log("server is back");
     assert!(ketch.ask("/servers").1.contains("\"state\":\"returning\""));
-    // Sixty-four are let through, and more as it answers.
+    // Sixty-four are let through, and one more for each that is answered. Nobody
+    // is told anything of it.
     let pipeline: String = (0..100).map(|at| format!("get k{at}\r\n")).collect();
     client.send(&pipeline);
-    ketch.wait_for_metric("ketch_server_failures_total", "cause=\"ramp\"", 36.0);
-    server.set(Fault::None);
-    let text = "is coming back and takes few requests yet (ramp)";
-    let error = format!("SERVER_ERROR {address} {text}");
-    for at in 0..100 {
-        let expected = if at < 64 {
-            Got::Miss
-        } else {
-            Got::Error(error.clone())
-        };
-        assert_eq!(client.got(&format!("k{at}")), expected);
-    }
-    client.send(&pipeline);
+    let mut server = accept(&server, 1);
+    read_lines(&mut server, 64);
+    server.get_mut().write_all(b"END\r\n").unwrap();
+    read_lines(&mut server, 2);
+    server.get_mut().write_all(&b"END\r\n".repeat(10)).unwrap();
+    read_lines(&mut server, 20);
+    server.get_mut().write_all(&b"END\r\n".repeat(75)).unwrap();
+    read_lines(&mut server, 14);
+    server.get_mut().write_all(&b"END\r\n".repeat(14)).unwrap();
     for at in 0..100 {
         assert_eq!(client.got(&format!("k{at}")), Got::Miss);
     }
     ketch.wait_for_log("server is trusted again");
+    client.send(&pipeline);
+    read_lines(&mut server, 100);
+    server.get_mut().write_all(&b"END\r\n".repeat(100)).unwrap();
+    assert_eq!(client.got("k0"), Got::Miss);
     assert!(ketch.ask("/servers").1.contains("\"state\":\"active\""));
     let states = ["ejected", "returning", "active"].map(|state| entered(&ketch, state));
     assert_eq!(states, [1.0, 1.0, 1.0]);
     assert!(entered(&ketch, "probing") >= 1.0);
+}
+
+#[test]
+fn what_waits_for_a_server_on_probation_fails_when_that_fails() {
+    let server = Scripted::start(Fault::None);
+    let ketch = proxy(&[&server], "ramp: 1h");
+    let mut client = Client::connect(ketch.address());
+    assert_eq!(client.set("a", b"1"), "STORED");
+    let address = end(server, &ketch, "a");
+    let server = TcpListener::bind(address).unwrap();
+    drop(accept(&server, 2));
+    ketch.wait_for_log("server is back");
+    let get = |at: usize| format!("get k{at}\r\n");
+    client.send((0..64).map(get).collect::<String>());
+    let mut server = accept(&server, 1);
+    read_lines(&mut server, 64);
+    // These have some time left when those fail.
+    client.send((64..100).map(get).collect::<String>());
+    read_lines(&mut server, 0);
+    let told = |cause: &str| Got::Error(format!("SERVER_ERROR {address} {cause}"));
+    for at in 0..100 {
+        let expected = if at < 64 {
+            told("timed out")
+        } else {
+            told("is ejected")
+        };
+        assert_eq!(client.got(&format!("k{at}")), expected, "{at}");
+    }
 }
 
 #[test]
@@ -103,10 +171,13 @@ fn one_failure_ejects_a_server_that_has_just_come_back() {
     let mut client = Client::connect(ketch.address());
     assert_eq!(client.set("a", b"1"), "STORED");
     let address = end(server, &ketch, "a");
-    let _server = Scripted::start_at(address, Fault::Silent);
+    let server = TcpListener::bind(address).unwrap();
+    drop(accept(&server, 2));
     ketch.wait_for_log("server is back");
+    client.send("get a\r\n");
+    let _server = accept(&server, 1);
     let error = format!("SERVER_ERROR {address} timed out");
-    assert_eq!(client.get("a"), Got::Error(error));
+    assert_eq!(client.got("a"), Got::Error(error));
     ketch.wait_for_metric("ketch_server_ejections_total", "", 2.0);
 }
 

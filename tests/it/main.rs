@@ -23,6 +23,7 @@ mod layers;
 mod load;
 mod memccapable;
 mod missed;
+mod outage;
 mod peer;
 mod reload;
 mod replicas;

@@ -6,11 +6,18 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
+use std::time::Duration;
 
-use socket2::{Domain, Socket, Type};
+use socket2::{Domain, SockRef, Socket, Type};
 
 /// What a slow server takes for an answer.
-const SLOWNESS: std::time::Duration = std::time::Duration::from_millis(8);
+const SLOWNESS: Duration = Duration::from_millis(8);
+
+/// What a late one takes: longer than anybody waits.
+const LATENESS: Duration = Duration::from_millis(400);
+
+/// Connections that fill the queue of a listener nobody accepts from.
+const FILLING: usize = 4;
 
 /// What a server does beside answering. Can be changed while it runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,6 +41,15 @@ pub(crate) enum Fault {
     Drip,
     /// Takes some milliseconds for every answer.
     Slow,
+    /// Takes longer for every answer than anybody waits.
+    Late,
+    /// Closes every connection before it has said anything.
+    CloseAtOnce,
+    /// The connections that there are lead nowhere any more; new ones do.
+    HalfOpen,
+    /// Packets from and to it are dropped, as by a route that is gone: nothing is
+    /// read, and no connection is made.
+    Unrouted,
     /// Says no to everything.
     Refuse(&'static str),
     /// Answers the first request of each connection, and closes at the second.
@@ -62,6 +78,12 @@ struct Shared {
     changed: Condvar,
     items: Mutex<HashMap<Vec<u8>, Item>>,
     streams: Mutex<Vec<TcpStream>>,
+    listener: TcpListener,
+    /// What fills the listener's queue while there is no route to it.
+    filling: Mutex<Vec<Socket>>,
+    /// How many connections there were when the fault began.
+    before: AtomicUsize,
+    accepted: AtomicUsize,
     ended: AtomicBool,
     open: AtomicUsize,
 }
@@ -84,12 +106,17 @@ impl Scripted {
             changed: Condvar::new(),
             items: Mutex::default(),
             streams: Mutex::default(),
+            listener,
+            filling: Mutex::default(),
+            before: AtomicUsize::new(0),
+            accepted: AtomicUsize::new(0),
             ended: AtomicBool::new(false),
             open: AtomicUsize::new(0),
         });
         let accepting = Arc::clone(&shared);
         thread::spawn(move || {
-            for stream in listener.incoming().map_while(Result::ok) {
+            for stream in accepting.listener.incoming().map_while(Result::ok) {
+                accepting.wait_while(|fault| fault == Fault::Unrouted);
                 if accepting.ended.load(Ordering::SeqCst) {
                     return;
                 }
@@ -100,8 +127,9 @@ impl Scripted {
                 // Ends with its connection.
                 thread::spawn(move || {
                     let copy = stream.try_clone().unwrap();
+                    let number = shared.accepted.fetch_add(1, Ordering::SeqCst);
                     shared.open.fetch_add(1, Ordering::SeqCst);
-                    let _ = shared.serve(stream);
+                    let _ = shared.serve(stream, number);
                     let _ = copy.shutdown(Shutdown::Both);
                     shared.open.fetch_sub(1, Ordering::SeqCst);
                 });
@@ -112,8 +140,23 @@ impl Scripted {
 
     /// Changes what it does beside answering.
     pub(crate) fn set(&self, fault: Fault) {
-        *self.shared.fault.lock().unwrap() = fault;
-        self.shared.changed.notify_all();
+        let shared = &self.shared;
+        let accepted = shared.accepted.load(Ordering::SeqCst);
+        shared.before.store(accepted, Ordering::SeqCst);
+        let queue = SockRef::from(&shared.listener);
+        shared.filling.lock().unwrap().clear();
+        *shared.fault.lock().unwrap() = fault;
+        if fault == Fault::Unrouted {
+            queue.listen(1).unwrap();
+            let filling = (0..FILLING).map(|_| filler(self.address));
+            shared.filling.lock().unwrap().extend(filling);
+        } else {
+            queue.listen(QUEUE).unwrap();
+        }
+        shared.changed.notify_all();
+        if fault == Fault::CloseAtOnce {
+            self.close_connections();
+        }
     }
 
     /// The value under a key.
@@ -140,7 +183,7 @@ impl Drop for Scripted {
         self.shared.ended.store(true, Ordering::SeqCst);
         self.set(Fault::None);
         // Wakes the accepting thread, which lets go of the port.
-        let _ = TcpStream::connect(self.address);
+        let _ = SockRef::from(&self.shared.listener).shutdown(Shutdown::Both);
         self.close_connections();
     }
 }
@@ -158,62 +201,77 @@ pub(crate) struct BlackHole {
 impl BlackHole {
     /// Makes one.
     pub(crate) fn new() -> Self {
-        let socket = || {
-            let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-            socket.set_nonblocking(true).unwrap();
-            socket
-        };
-        let listener = socket();
+        let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         listener
             .bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into())
             .unwrap();
         listener.listen(1).unwrap();
-        let address = listener.local_addr().unwrap();
-        let queued = (0..8).map(|_| {
-            let queued = socket();
-            // Under way: the answer may never come.
-            let _ = queued.connect(&address);
-            queued
-        });
+        let address = listener.local_addr().unwrap().as_socket().unwrap();
         Self {
-            address: address.as_socket().unwrap(),
-            _queued: queued.collect(),
+            address,
+            _queued: (0..FILLING).map(|_| filler(address)).collect(),
             _listener: listener,
         }
     }
 }
 
+/// Connections that may wait to be accepted.
+const QUEUE: i32 = 128;
+
+/// A connection that waits to be accepted, or for a place where it may wait.
+fn filler(address: SocketAddr) -> Socket {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.set_nonblocking(true).unwrap();
+    // Under way: the answer may never come.
+    let _ = socket.connect(&address.into());
+    socket
+}
+
 impl Shared {
-    fn serve(&self, stream: TcpStream) -> std::io::Result<()> {
+    /// Waits while the fault is one of these.
+    fn wait_while(&self, is_one: impl Fn(Fault) -> bool) {
+        let mut fault = self.fault.lock().unwrap();
+        while is_one(*fault) {
+            fault = self.changed.wait(fault).unwrap();
+        }
+    }
+
+    fn serve(&self, stream: TcpStream, number: usize) -> std::io::Result<()> {
         let mut reader = BufReader::new(stream.try_clone()?);
         let mut writer = stream;
         let mut line = Vec::new();
         let mut owed = Vec::new();
         let mut asked = 0;
         loop {
-            self.hear(&mut writer, &[])?;
+            self.hear(&mut writer, &[], number)?;
             line.clear();
             if reader.read_until(b'\n', &mut line)? == 0 {
                 return Ok(());
             }
+            // What began while it was waited for holds for it already.
+            self.hear(&mut writer, &[], number)?;
             let words: Vec<_> = line.trim_ascii_end().split(|&byte| byte == b' ').collect();
             if words[0] == b"version" {
                 writer.write_all(b"VERSION 1.6.45\r\n")?;
                 continue;
             }
-            self.hear(&mut writer, &words)?;
+            self.hear(&mut writer, &words, number)?;
             let answer = self.answer(&words, &mut reader)?;
             asked += 1;
             let mut fault = self.fault.lock().unwrap();
             while *fault == Fault::Holding {
                 fault = self.changed.wait(fault).unwrap();
             }
-            if *fault == Fault::Slow {
-                fault = self.changed.wait_timeout(fault, SLOWNESS).unwrap().0;
+            for (slow, takes) in [(Fault::Slow, SLOWNESS), (Fault::Late, LATENESS)] {
+                if *fault == slow {
+                    fault = self.changed.wait_timeout(fault, takes).unwrap().0;
+                }
             }
             let fault = *fault;
             match fault {
-                Fault::None | Fault::Holding | Fault::Slow => writer.write_all(&answer)?,
+                Fault::None | Fault::Holding | Fault::Slow | Fault::Late => {
+                    writer.write_all(&answer)?;
+                }
                 Fault::Silent => {}
                 Fault::Junk(junk) => writer.write_all(&[&answer[..], junk].concat())?,
                 Fault::CloseAfterReply => {
@@ -235,7 +293,10 @@ impl Shared {
                 }
                 Fault::Refuse(text) => writer.write_all(text.as_bytes())?,
                 Fault::Alternate if asked > 1 => return writer.shutdown(Shutdown::Both),
-                Fault::Alternate | Fault::Deaf => writer.write_all(&answer)?,
+                Fault::CloseAtOnce => return writer.shutdown(Shutdown::Both),
+                Fault::Alternate | Fault::Deaf | Fault::HalfOpen | Fault::Unrouted => {
+                    writer.write_all(&answer)?;
+                }
                 // Answered already, if it was a set.
                 Fault::Early(_) | Fault::EarlyAndDeaf(_) if words[0] == b"set" => {}
                 Fault::Early(_) | Fault::EarlyAndDeaf(_) => writer.write_all(&answer)?,
@@ -244,15 +305,21 @@ impl Shared {
     }
 
     /// Does what is to be done before more is read: with the words of a command
-    /// before its value, without before the next command.
-    fn hear(&self, writer: &mut TcpStream, words: &[&[u8]]) -> std::io::Result<()> {
+    /// before its value, without before the next command. `number` is that of the
+    /// connection.
+    fn hear(&self, writer: &mut TcpStream, words: &[&[u8]], number: usize) -> std::io::Result<()> {
         let mut fault = self.fault.lock().unwrap();
         let is_set = words.first() == Some(&&b"set"[..]);
         if let (Fault::Early(text) | Fault::EarlyAndDeaf(text), true) = (*fault, is_set) {
             writer.write_all(text.as_bytes())?;
         }
+        if *fault == Fault::CloseAtOnce {
+            return Err(std::io::ErrorKind::ConnectionAborted.into());
+        }
+        let is_old = number < self.before.load(Ordering::SeqCst);
         let is_deaf = |fault: Fault| match fault {
-            Fault::Deaf => true,
+            Fault::Deaf | Fault::Unrouted => true,
+            Fault::HalfOpen => is_old,
             Fault::EarlyAndDeaf(_) => is_set,
             _ => false,
         };

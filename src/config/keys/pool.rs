@@ -327,7 +327,8 @@ pub(in crate::config) static POOL: Section<Pool> = Section {
             },
             preset: Preset::Fresh,
             help: "Failures in a row that a server may show. A connection refused is enough by \
-                   itself.",
+                   itself, and so are ten connections lost within a second with requests under \
+                   way.",
             bound: "the server is ejected: its requests fail at once, its keys do not move, and \
                     probes find out when it is back.",
         },
@@ -378,7 +379,7 @@ pub(in crate::config) static POOL: Section<Pool> = Section {
             help: "How long a server that is back is trusted with 64 requests at a time on each \
                    connection, and one more for each that it answers; meanwhile one failure \
                    ejects it again. 0 means not at all.",
-            bound: "`SERVER_ERROR <server> is coming back and takes few requests yet (ramp)`.",
+            bound: "requests wait until it has answered some, each within its `timeout`.",
         },
         Key {
             name: "eject_max",

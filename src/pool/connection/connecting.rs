@@ -4,6 +4,8 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use tokio_util::task::AbortOnDropHandle;
+
 use super::{Asker, CURES, Connection, Fate, Reply, Stage, Waiter, to_u64};
 use crate::clock::{self, Moment};
 use crate::pool::backoff::Backoff;
@@ -40,6 +42,8 @@ impl Connection {
         let mut spare = false;
         let preconnect = settings.preconnect && self.dialect == Dialect::Text;
         let mut eager = preconnect;
+        let follow = tokio::task::spawn_local(Rc::clone(&self).follow_returns());
+        let _follow = AbortOnDropHandle::new(follow);
         loop {
             if self.retiring.get() && self.is_settled() {
                 self.close();
@@ -74,7 +78,7 @@ impl Connection {
                     let (failure, gone) = self.read_replies(&mut read).await;
                     let useful = self.stats.bytes_received.get() != received;
                     // A clean end after idling is no reason to wait.
-                    attempts = if useful || failure.is_none() {
+                    attempts = if useful || failure.is_none() || self.outdated.get() {
                         0
                     } else {
                         attempts + 1
@@ -95,8 +99,9 @@ impl Connection {
                 }
             };
             self.stage.set(Stage::Idle);
-            if let Some(failure) = failure {
-                self.settle(failure, left.is_none());
+            match failure {
+                Some(failure) => self.settle(failure, left.is_none()),
+                None => self.outdated.set(false),
             }
             let doubts = self.doubts.take();
             if let Some(read) = left.filter(|_| !doubts.is_empty()) {
@@ -141,13 +146,18 @@ impl Connection {
         // connection.
         let cut = self.front_start.get().saturating_sub(sent);
         self.outbox.skip(usize::try_from(cut).unwrap_or(usize::MAX));
-        if !is_idle_close {
+        let is_outdated = self.outdated.take();
+        if !is_idle_close && !is_outdated {
             self.server.failed(failure, now);
         }
         // What will not be different the next time is not waited for.
         let is_hopeless = failure == Failure::NoBinary || failure.is_conclusive();
         if !self.server.health.is_active() || is_hopeless {
-            self.fail_all(failure);
+            self.fail_all(if is_outdated {
+                Failure::Ejected
+            } else {
+                failure
+            });
         }
     }
 
@@ -193,7 +203,11 @@ impl Connection {
         }
         self.front_start.set(sent);
         self.count_in_flight(waiting.len());
+        drop(waiting);
         self.outbox.push_front(bytes);
+        if self.ramping.get() {
+            self.hold_back();
+        }
         all
     }
 

@@ -9,6 +9,7 @@
 mod connecting;
 mod overdue;
 mod reading;
+mod returning;
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -21,7 +22,7 @@ use tokio::sync::Notify;
 use super::deadlines::Deadlines;
 use super::dial::Dialect;
 use super::failure::Failure;
-use super::health::{State, Trust};
+use super::health::Trust;
 use super::missed::set::Due;
 use super::retry::Budget;
 use super::server::{Server, ServerStats};
@@ -31,10 +32,6 @@ use crate::net::outbox::{Outbox, SHARE_BYTES_MIN};
 use crate::net::turn::Turn;
 use crate::protocol::reply::{Block, Outcome, Shape};
 use crate::protocol::request::Wire;
-
-/// Requests in flight with which a server that has just come back is trusted, on
-/// each connection: enough for a few clients, few enough to lose.
-const RAMP_FIRST: u64 = 64;
 
 /// Places for requests that an idle connection keeps.
 const WAITING_SPARE: usize = 16;
@@ -197,6 +194,11 @@ pub struct Connection {
     /// Which return of the server it was that was last noticed, and how many
     /// requests had been answered by then.
     ramp: Cell<(u64, u64)>,
+    /// Whether requests wait because the server has just come back.
+    ramping: Cell<bool>,
+    /// The connection is given up because it is one of before the server's return,
+    /// which is no failure of the server's.
+    outdated: Cell<bool>,
     /// Wakes the task that is idle: a request has come, or it is to retire.
     wanted: Notify,
     deadlines: Rc<Deadlines>,
@@ -250,6 +252,8 @@ impl Connection {
             retiring: Cell::new(false),
             budget: RefCell::default(),
             ramp: Cell::default(),
+            ramping: Cell::new(false),
+            outdated: Cell::new(false),
             wanted: Notify::new(),
             deadlines: Rc::clone(deadlines),
         });
@@ -273,10 +277,11 @@ impl Connection {
     pub fn admit(&self) -> Result<(), Failure> {
         let settings = &self.server.settings;
         let trust = self.server.health.trust();
+        if trust == Trust::Some {
+            self.ramp_up();
+        }
         let refused = if trust == Trust::None {
             Failure::Ejected
-        } else if trust == Trust::Some && !self.may_ramp() {
-            Failure::Ramp
         } else if self.waiting.borrow().len() >= settings.in_flight_max
             || self.outbox.len() >= settings.queue_bytes_max
         {
@@ -295,23 +300,6 @@ impl Connection {
         };
         self.refused(refused);
         Err(refused)
-    }
-
-    /// Whether a server that has just come back may be asked once more: it is
-    /// trusted with few requests at a time, and with one more for each that it
-    /// answers.
-    #[cold]
-    fn may_ramp(&self) -> bool {
-        let requests = self.stats.requests.get();
-        let waiting = to_u64(self.waiting.borrow().len());
-        let returns = self.server.health.entered(State::Returning);
-        let (of_return, mut start) = self.ramp.get();
-        if of_return != returns {
-            start = requests.saturating_sub(waiting);
-            self.ramp.set((returns, start));
-        }
-        let answered = requests.saturating_sub(start).saturating_sub(waiting);
-        waiting < RAMP_FIRST.saturating_add(answered)
     }
 
     /// Counts a request that is not sent.
@@ -358,6 +346,10 @@ impl Connection {
         });
         self.stats.requests.increment();
         self.count_in_flight(waiting.len());
+        drop(waiting);
+        if self.ramping.get() {
+            self.hold_back();
+        }
         self.outbox.mark();
     }
 

@@ -20,6 +20,11 @@ impl Connection {
             }
         }
         self.forget_unsent();
+        match self.ramping.get() {
+            true if self.server.health.is_active() => self.hold_back(),
+            true => self.let_down(),
+            false => {}
+        }
         self.end_if_settled();
         let waiting = self.waiting.borrow();
         let oldest = waiting.front()?;

@@ -103,6 +103,9 @@ impl Connection {
         };
         if answered {
             self.server.health.succeeded();
+            if self.ramping.get() {
+                self.hold_back();
+            }
             self.end_if_settled();
         }
         self.stats.bytes_received.add(to_u64(used));
