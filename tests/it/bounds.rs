@@ -5,6 +5,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::thread;
 use std::time::Duration;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::{Domain, Socket, Type};
 
 use crate::client::{Client, Got};
@@ -26,6 +27,23 @@ const ASKED: usize = 8;
 fn scaled(name: &str, default: usize) -> usize {
     let value = std::env::var(name).ok();
     value.map_or(default, |value| value.parse().unwrap())
+}
+
+/// Raises the limit of open files as far as the system lets it, and fails where
+/// that is not enough for so many clients.
+fn make_room(clients: usize) {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    setrlimit(Resource::Nofile, raised).unwrap();
+    let room = limit.maximum.unwrap_or(u64::MAX);
+    let needed = u64::try_from(clients).unwrap() + 256;
+    assert!(
+        room >= needed,
+        "{room} files may be open, {needed} are needed"
+    );
 }
 
 fn proxy(server: &Scripted, more: &str) -> Ketch {
@@ -120,6 +138,7 @@ fn clients_that_stop_reading_are_cut_off_before_they_cost_the_others_anything() 
     let count = scaled("KETCH_CLIENTS", 400);
     let stopping = scaled("KETCH_STOPPING", 100);
     let memory_max = scaled("KETCH_MEMORY_MIB", 128) << 20;
+    make_room(count);
     let server = Scripted::start(Fault::None);
     let ketch = proxy(
         &server,

@@ -18,44 +18,44 @@ pub(crate) enum Got {
     Error(String),
 }
 
-/// A connection.
+/// A connection. One descriptor: there may be ten thousand of them.
 #[derive(Debug)]
 pub(crate) struct Client {
-    reader: BufReader<TcpStream>,
-    writer: TcpStream,
+    stream: BufReader<TcpStream>,
 }
 
 impl Client {
     /// Connects.
     pub(crate) fn connect(address: SocketAddr) -> Self {
-        let writer = TcpStream::connect(address).unwrap();
-        writer.set_nodelay(true).unwrap();
-        writer.set_read_timeout(Some(ANSWER_MAX)).unwrap();
-        let reader = BufReader::new(writer.try_clone().unwrap());
-        Self { reader, writer }
+        let stream = TcpStream::connect(address).unwrap();
+        stream.set_nodelay(true).unwrap();
+        stream.set_read_timeout(Some(ANSWER_MAX)).unwrap();
+        Self {
+            stream: BufReader::new(stream),
+        }
     }
 
     /// Waits for the other side to close; fails if it says anything before.
     pub(crate) fn expect_end(&mut self) {
         let mut rest = Vec::new();
-        self.reader.read_to_end(&mut rest).unwrap();
+        self.stream.read_to_end(&mut rest).unwrap();
         assert_eq!(String::from_utf8_lossy(&rest), "");
     }
 
     /// A second handle for sending, for another thread.
     pub(crate) fn sender(&self) -> TcpStream {
-        self.writer.try_clone().unwrap()
+        self.stream.get_ref().try_clone().unwrap()
     }
 
     /// Sends bytes.
     pub(crate) fn send(&mut self, bytes: impl AsRef<[u8]>) {
-        self.writer.write_all(bytes.as_ref()).unwrap();
+        self.stream.get_mut().write_all(bytes.as_ref()).unwrap();
     }
 
     /// Reads a line, without its end.
     pub(crate) fn line(&mut self) -> String {
         let mut line = Vec::new();
-        self.reader.read_until(b'\n', &mut line).unwrap();
+        self.stream.read_until(b'\n', &mut line).unwrap();
         let line = String::from_utf8_lossy(&line);
         assert!(line.ends_with("\r\n"), "no line: {line:?}");
         line.trim_end_matches(['\r', '\n']).to_owned()
@@ -109,7 +109,7 @@ impl Client {
     /// Reads so many bytes and a line end.
     pub(crate) fn block(&mut self, length: usize) -> Vec<u8> {
         let mut block = vec![0; length + 2];
-        self.reader.read_exact(&mut block).unwrap();
+        self.stream.read_exact(&mut block).unwrap();
         assert!(block.ends_with(b"\r\n"), "no line end after {length} bytes");
         block.truncate(length);
         block
