@@ -62,6 +62,8 @@ families! {
     SERVER_FAILURES Counter "ketch_server_failures_total" ["pool", "server", "cause"] "requests the server did not answer, by cause";
     SERVER_ERRORS Counter "ketch_server_error_replies_total" ["pool", "server"] "replies of the server that are errors of its own";
     SERVER_LATE Counter "ketch_server_late_replies_total" ["pool", "server"] "replies that came after their request had timed out, and were dropped";
+    SERVER_REMAPPED Counter "ketch_server_remapped_total" ["pool", "server"] "requests that another server was asked instead, which stands in for this one (on_eject)";
+    SERVER_GUESTS Gauge "ketch_server_guest_keys" ["pool", "server"] "keys of other servers that the server holds because it stands in for them, or has yet to delete";
     SERVER_MISSED_KEYS Gauge "ketch_server_missed_keys" ["pool", "server"] "keys of which the server has missed changes, and which have yet to be deleted on it";
     SERVER_MISSED Counter "ketch_server_missed_total" ["pool", "server"] "failed changes whose keys were remembered, to be deleted on the server";
     SERVER_MISSED_REPLAYED Counter "ketch_server_missed_replayed_total" ["pool", "server"] "keys deleted on the server because it had missed changes of them";
@@ -290,7 +292,8 @@ fn servers(page: &mut Page, pools: &[Pool]) {
             sample(&mut samples, row, &[row.pool, &row.server.name]);
         }
     };
-    let bytes: [(&Family, Number); 5] = [
+    let bytes: [(&Family, Number); 6] = [
+        (&SERVER_REMAPPED, |stats| stats.remapped.get()),
         (&SERVER_LATE, |stats| stats.late_replies.get()),
         (&SERVER_RETRIES, |stats| stats.retries.get()),
         (&SERVER_RETRIES_REFUSED, |stats| stats.retries_refused.get()),
@@ -313,6 +316,10 @@ fn servers(page: &mut Page, pools: &[Pool]) {
 fn missed(page: &mut Page, rows: &[Row<'_>]) {
     type Count = fn(&Counts) -> &AtomicU64;
     type Own = fn(&Missed) -> u64;
+    let mut guests = page.family(&SERVER_GUESTS);
+    for row in rows {
+        guests.sample(&[row.pool, &row.server.name], row.server.missed.guests());
+    }
     let mut keys = page.family(&SERVER_MISSED_KEYS);
     for row in rows {
         keys.sample(&[row.pool, &row.server.name], row.server.missed.len());

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use thiserror::Error;
 
 use super::state::State;
-use crate::proxy::Route;
+use crate::proxy::{OnEject, Route};
 
 /// Why there is no answer.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
@@ -49,6 +49,11 @@ pub fn explain(state: &State, key: &[u8], listener: Option<&str>) -> Result<Valu
     let pool = layout.pools.get(pool).ok_or(Error::NoRoute)?;
     let explanation = pool.placement.explain(key);
     let server = pool.members.get(explanation.server).ok_or(Error::NoRoute)?;
+    let is_away = pool.on_eject == OnEject::Remap && !server.server.health.is_active();
+    let stand_in = pool.stand_in(key, explanation.server);
+    let stand_in = stand_in
+        .filter(|_| is_away)
+        .and_then(|at| pool.members.get(at));
     Ok(json!({
         "key": String::from_utf8_lossy(key),
         "listener": found.address,
@@ -59,5 +64,6 @@ pub fn explain(state: &State, key: &[u8], listener: Option<&str>) -> Result<Valu
         "server": server.server.name,
         "address": server.server.place.to_string(),
         "state": server.server.health.standing().state.name(),
+        "stand_in": stand_in.map(|member| &member.server.name),
     }))
 }

@@ -51,6 +51,8 @@ fn server_report(server: &Server, now: Moment) -> Value {
         "ejected_for": standing.cause.map(Failure::name),
         "next_probe_seconds": standing.next_probe.map(|at| at.since(now).as_secs_f64()),
         "ejections": standing.ejections,
+        "remapped": sum(|stats| stats.remapped.get()),
+        "guest_keys": server.missed.guests(),
         "missed_keys": server.missed.len(),
         "missed_everything": server.missed.is_everything(),
         "connections": sum(|stats| stats.connected.get()),

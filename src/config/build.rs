@@ -72,6 +72,7 @@ impl Config {
                 name: pool.name.as_str().into(),
                 placement,
                 members: builder.members(pool, &pool.servers)?,
+                on_eject: pool.on_eject,
                 miss_on_error: pool.miss_on_error,
                 server_protocol: pool.server_protocol,
             })

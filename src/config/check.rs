@@ -8,7 +8,8 @@ use super::place::place;
 use super::reader::{At, Report};
 use super::settings::{Clients, Listen, Pool, Server, Settings};
 use crate::net::listener::Address;
-use crate::router::Placement;
+use crate::proxy::OnEject;
+use crate::router::{Distribution, Placement};
 
 /// Checks the file as a whole: the placement of each pool, and the pool of each
 /// listener. Both are of use only if nothing is wrong.
@@ -153,6 +154,16 @@ fn check_pool(pool: &Pool, at: &At<'_>, report: &mut Report<'_>) {
         }
         // Without any keys it has been told already.
         (None, _) => {}
+    }
+    if pool.on_eject == OnEject::Remap {
+        let random = pool.placement.distribution == Distribution::Random;
+        let remap = at.down("on_eject");
+        if at.get("shards").is_some() {
+            report.fault(&remap, Fault::NoRemap("shards, whose replicas stand in"));
+        } else if random {
+            let why = "'distribution: random', under which keys have no server of their own";
+            report.fault(&remap, Fault::NoRemap(why));
+        }
     }
     let treatment = &pool.treatment;
     let stall = ("stall_timeout", treatment.stall_timeout);

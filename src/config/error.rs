@@ -144,6 +144,9 @@ pub enum Fault {
     /// Two lists of servers.
     #[error("a pool has 'servers' or 'shards', not both")]
     ServersAndShards,
+    /// Keys that nobody can stand in for.
+    #[error("'remap' is not for {0}")]
+    NoRemap(&'static str),
     /// An address that is used twice.
     #[error("{address} is the address of line {first} already")]
     AddressTaken {

@@ -13,7 +13,7 @@ use crate::pool;
 use crate::pool::server::Place;
 use crate::protocol::Limits;
 use crate::proxy;
-use crate::proxy::{ClientProtocol, MissOnError, ServerProtocol};
+use crate::proxy::{ClientProtocol, MissOnError, OnEject, ServerProtocol};
 use crate::router;
 
 /// Where clients are listened for by default: next to memcached's own port, so
@@ -233,6 +233,8 @@ pub struct Pool {
     pub treatment: pool::Settings,
     /// When a failure is told as a miss.
     pub miss_on_error: MissOnError,
+    /// What becomes of the keys of a server that is ejected.
+    pub on_eject: OnEject,
     /// How its servers are asked for binary clients.
     pub server_protocol: ServerProtocol,
     /// Bytes of memory for each server in this process.
@@ -250,6 +252,7 @@ impl Pool {
             placement: router::Settings::default(),
             treatment: pool::Settings::default(),
             miss_on_error: MissOnError::default(),
+            on_eject: OnEject::default(),
             server_protocol: ServerProtocol::default(),
             embedded_memory: EMBEDDED_MEMORY,
         }

@@ -19,6 +19,21 @@ use crate::clock::Moment;
 const LOSSES_MAX: u32 = 10;
 const LOSSES_WITHIN: std::time::Duration = std::time::Duration::from_secs(1);
 
+/// How often any server of the process has been ejected or has come back.
+static TURNS: AtomicU64 = AtomicU64::new(1);
+
+/// A number that grows whenever which servers are asked for a key may change: one
+/// has been ejected, one is back, or there is another configuration. Whoever sees
+/// a number sees at least the state of servers that belongs to it.
+pub fn turns() -> u64 {
+    TURNS.load(Ordering::Acquire)
+}
+
+/// Notes such a change, after it has been made.
+pub fn turn() {
+    TURNS.fetch_add(1, Ordering::AcqRel);
+}
+
 /// What is thought of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
@@ -236,6 +251,7 @@ impl Health {
         standing.cause = Some(failure);
         standing.ejections += 1;
         self.trust.store(NONE, Ordering::Relaxed);
+        turn();
         drop(standing);
         self.changed.send_replace(State::Ejected);
         true
@@ -275,6 +291,7 @@ impl Health {
         standing.next_probe = None;
         self.failures.store(0, Ordering::Relaxed);
         self.trust.store(trust, Ordering::Relaxed);
+        turn();
         drop(standing);
         self.changed.send_replace(state);
     }

@@ -17,7 +17,7 @@ mod retry;
 pub mod server;
 pub mod slow;
 
-pub use connection::{Ask, Asker, Connection, Reply, Verdict};
+pub use connection::{Ask, Asker, Connection, Cure, Reply, Verdict};
 pub use deadlines::Deadlines;
 pub use dial::Dialect;
 pub use failure::Failure;

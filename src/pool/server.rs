@@ -180,6 +180,8 @@ pub struct ServerStats {
     pub retries: Counter,
     /// Requests not sent once more because too many were.
     pub retries_refused: Counter,
+    /// Requests that another server was asked instead.
+    pub remapped: Counter,
     /// Connections made.
     pub connects: Counter,
     /// Attempts to connect that failed.

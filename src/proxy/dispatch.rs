@@ -4,6 +4,7 @@ use std::rc::Rc;
 
 use super::layout::{Pool, Route};
 use super::merge::Merge;
+use super::remap::Turned;
 use super::session::{Reading, Session, token};
 use super::settings::MissOnError;
 use super::shard::owned::Owned;
@@ -12,7 +13,7 @@ use super::slots::{Asked, Quiet, Slot};
 use super::stats::Command;
 use super::worker::{Embedded, Link, PoolView};
 use crate::net::buffers;
-use crate::pool::{Ask, Asker, Connection, Failure};
+use crate::pool::{Ask, Asker, Connection, Cure, Failure};
 use crate::protocol::effect::{Effect, absent};
 use crate::protocol::meta::{self, ItemKey};
 use crate::protocol::reply::{self, Block, Shape};
@@ -37,14 +38,6 @@ impl Reading<'_> {
             pool: self.view.layout.pools.get(at)?,
             view: self.view.pools.get(at)?,
         })
-    }
-}
-
-impl Target<'_> {
-    /// The way to the server of a key.
-    #[inline]
-    fn link(&self, key: &[u8]) -> Option<&Link> {
-        self.view.links.get(self.pool.placement.pick(key))
     }
 }
 
@@ -125,7 +118,11 @@ impl Session {
             quiet: quiet_of(request),
             miss: if masks { miss_of(request) } else { None },
         };
-        match target.link(key) {
+        let at = target.pool.placement.pick(key);
+        if let Some(detour) = self.detour(target, key, at) {
+            return self.ask_around(&detour, (request, key, wire), asked, target, reading);
+        }
+        match target.view.links.get(at) {
             Some(Link::Remote(connections)) => {
                 let Some(connection) = self.pick(connections) else {
                     return;
@@ -135,18 +132,7 @@ impl Session {
                 {
                     return;
                 }
-                let number = self.slots.borrow_mut().push(Slot::Waiting(asked));
-                let ask = Ask {
-                    wire,
-                    owner: reading.owner,
-                    shape: Shape::of(request),
-                    expected: reply::expected_fingerprint(request),
-                    changes: changed_key(request, key),
-                };
-                let asker: Rc<dyn Asker> = Rc::<Self>::clone(self);
-                if let Err(failure) = connection.ask(ask, asker, token(number, 0), reading.now) {
-                    self.fail(number, asked, connection, failure);
-                }
+                self.ask_remote(connection, (request, key, wire), asked, reading);
             }
             Some(Link::Embedded(cache)) => {
                 let mut reply = buffers::take();
@@ -158,6 +144,29 @@ impl Session {
                 self.ask_shard(shard, request, key, asked, Owned::new(wire));
             }
             None => self.answer(b"SERVER_ERROR no server for this key\r\n"),
+        }
+    }
+
+    /// Asks over a connection.
+    #[inline]
+    pub(super) fn ask_remote(
+        self: &Rc<Self>,
+        connection: &Rc<Connection>,
+        (request, key, wire): (&Request<'_>, &[u8], Wire<'_>),
+        asked: Asked,
+        reading: &Reading<'_>,
+    ) {
+        let number = self.slots.borrow_mut().push(Slot::Waiting(asked));
+        let ask = Ask {
+            wire,
+            owner: reading.owner,
+            shape: Shape::of(request),
+            expected: reply::expected_fingerprint(request),
+            changes: changed_key(request, key),
+        };
+        let asker: Rc<dyn Asker> = Rc::<Self>::clone(self);
+        if let Err(failure) = connection.ask(ask, asker, token(number, 0), reading.now) {
+            self.fail(number, asked, connection, failure);
         }
     }
 
@@ -214,7 +223,7 @@ impl Session {
         }
         if effect == Effect::Replaces {
             if let Some(due) = server.missed.replaceable(key) {
-                connection.note_cure(key, due);
+                connection.note_cure(key, Cure::Replaced(due));
             }
             return false;
         }
@@ -238,7 +247,7 @@ impl Session {
     }
 
     /// Answers a request that its server must not be asked.
-    fn fail_at_once(&self, asked: Asked, connection: &Connection, failure: Failure) {
+    pub(super) fn fail_at_once(&self, asked: Asked, connection: &Connection, failure: Failure) {
         connection.refused(failure);
         let number = self.slots.borrow_mut().push(Slot::Waiting(asked));
         self.fail(number, asked, connection, failure);
@@ -265,7 +274,22 @@ impl Session {
         // The keys of each shard, by its fragment.
         let mut of_shards: Vec<Vec<Box<[u8]>>> = Vec::new();
         for (start, key) in retrieve.keys.iter() {
-            let server = target.pool.placement.pick(key);
+            let mut server = target.pool.placement.pick(key);
+            if let Some(detour) = self.detour(target, key, server) {
+                server = detour.at;
+                let touches = retrieve.verb.touches();
+                let effect = if touches {
+                    Effect::Changes
+                } else {
+                    Effect::Reads
+                };
+                if let Turned::Absent = detour.turn(effect, key) {
+                    if let Some(host) = self.host(&detour, target) {
+                        host.server().missed.answered_absent();
+                    }
+                    continue;
+                }
+            }
             let (Some(known), Some(link)) =
                 (fragments.get_mut(server), target.view.links.get(server))
             else {
@@ -403,11 +427,22 @@ impl Session {
             ([&b"delete "[..], replaced.key, b" 0\r\n"], Shape::Delete)
         };
         let wire = Wire { line, block: b"" };
-        match target.link(key.as_bytes()) {
+        let mut at = target.pool.placement.pick(key.as_bytes());
+        let mut cure = None;
+        if let Some(detour) = self.detour(target, key.as_bytes(), at) {
+            at = detour.at;
+            if let Turned::Sent(hosted) = detour.turn(Effect::Replaces, key.as_bytes()) {
+                cure = hosted;
+            }
+        }
+        match target.view.links.get(at) {
             Some(Link::Remote(connections)) => {
                 let Some(connection) = self.pick(connections) else {
                     return;
                 };
+                if let Some(cure) = cure {
+                    connection.note_cure(key.as_bytes(), cure);
+                }
                 let asked = Asked {
                     quiet: Quiet::All,
                     miss: None,

@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use super::settings::{ClientProtocol, MissOnError, ServerProtocol, Settings};
+use super::settings::{ClientProtocol, MissOnError, OnEject, ServerProtocol, Settings};
 use super::shard;
 use crate::net::listener::Address;
 use crate::pool::{Peers, Server};
@@ -51,6 +51,8 @@ pub struct Pool {
     /// What makes the members primaries of shards; `None` if they are all there
     /// is.
     pub replication: Option<Replication>,
+    /// What becomes of the keys of a server that is ejected.
+    pub on_eject: OnEject,
     /// When a failure is told as a miss.
     pub miss_on_error: MissOnError,
     /// How its servers are asked for binary clients.
@@ -75,6 +77,17 @@ impl Pool {
     pub fn servers(&self) -> impl Iterator<Item = &Member> {
         let replicas = self.replication.iter().flat_map(|all| &all.replicas);
         self.members.iter().chain(replicas.flatten())
+    }
+
+    /// The place of the server that takes `key` while its own, at place `home`, is
+    /// away. A cache in this process stands in for nobody: what it holds is not
+    /// deleted over a connection.
+    pub fn stand_in(&self, key: &[u8], home: usize) -> Option<usize> {
+        self.placement.stand_in(key, |at| {
+            let member = self.members.get(at).filter(|_| at != home);
+            member
+                .is_some_and(|member| member.embedded.is_none() && member.server.health.is_active())
+        })
     }
 
     /// Its servers behind sockets.

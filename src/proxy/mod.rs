@@ -10,6 +10,7 @@ pub mod layout;
 pub mod local;
 pub mod merge;
 mod relief;
+mod remap;
 pub mod session;
 pub mod settings;
 pub mod shard;
@@ -19,5 +20,5 @@ pub mod worker;
 
 pub use drain::Drain;
 pub use layout::{Entry, Layout, Pool, Route};
-pub use settings::{ClientProtocol, MissOnError, ServerProtocol, Settings};
+pub use settings::{ClientProtocol, MissOnError, OnEject, ServerProtocol, Settings};
 pub use worker::{Shared, Worker};

@@ -29,6 +29,29 @@ impl MissOnError {
     }
 }
 
+/// What becomes of the keys of a server that is ejected.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnEject {
+    /// Their requests fail at once.
+    #[default]
+    FailFast,
+    /// Another server of the pool stands in.
+    Remap,
+}
+
+impl OnEject {
+    /// Every choice.
+    pub const ALL: [Self; 2] = [Self::FailFast, Self::Remap];
+
+    /// The name in the configuration.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::FailFast => "fail_fast",
+            Self::Remap => "remap",
+        }
+    }
+}
+
 /// What the clients of a listener speak.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ClientProtocol {

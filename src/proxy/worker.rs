@@ -23,7 +23,7 @@ use crate::net::memory;
 use crate::net::stream::Stream;
 use crate::net::turn::Turn;
 use crate::net::worker::Handler;
-use crate::pool::{Connection, Deadlines, Dialect, Server, ServerStats};
+use crate::pool::{Connection, Deadlines, Dialect, Server, ServerStats, health};
 use crate::protocol::Request;
 use crate::protocol::reply::Outcome;
 use crate::protocol::serve::Serve;
@@ -71,6 +71,8 @@ impl Shared {
     pub fn install(&self, layout: Layout) {
         layout.introduce();
         self.layout.store(Arc::new(layout));
+        // Keys may have another server, and another one to stand in for it.
+        health::turn();
         let layout = self.layout.load();
         lock(&self.pools).retain(|counters| layout.pool(&counters.pool).is_some());
         self.replaced.send_replace(());

@@ -17,6 +17,7 @@ mod error;
 mod hash;
 mod rule;
 mod settings;
+mod stand_in;
 mod warning;
 
 use std::cmp::Ordering;

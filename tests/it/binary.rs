@@ -18,6 +18,7 @@ const SET: u8 = 0x01;
 const NOOP: u8 = 0x0a;
 const VERSION: u8 = 0x0b;
 const GETKQ: u8 = 0x0d;
+const APPEND: u8 = 0x0e;
 
 const OK: u16 = 0;
 const NOT_FOUND: u16 = 1;
@@ -278,6 +279,65 @@ fn a_run_over_a_dead_server_answers_what_the_others_have() {
         for _ in &bad {
             let told = client.next();
             assert_eq!((told.opcode, told.status), (GETKQ, TEMPORARY_FAILURE));
+        }
+        assert_eq!(client.next().opcode, NOOP);
+    }
+}
+
+#[test]
+fn the_keys_of_a_server_that_is_away_are_asked_for_where_they_are_now() {
+    let Some(peer) = Peer::start(&[]) else {
+        return;
+    };
+    let gone = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (alive, dead) = (peer.target().address, gone.local_addr().unwrap());
+    drop(gone);
+    for protocol in ["as_client", "meta"] {
+        let proxy = Ketch::start(&format!(
+            "listen: 127.0.0.1:0\nadmin: 127.0.0.1:0\nworkers: 1\npools:\n  main:\n    on_eject: remap\n    server_protocol: {protocol}\n    servers: ['{alive}', '{dead}']\n"
+        ));
+        let name = |number: u32| format!("{number}:{protocol}");
+        // Of an earlier time.
+        for number in 0..30 {
+            let stored = Client::connect(alive).set(&name(number), b"stale");
+            assert_eq!(stored, "STORED");
+        }
+        proxy.wait_for_log("server ejected");
+        let mut client = Binary::connect(proxy.address());
+        let is_moved = |number: &u32| {
+            let (_, route) = proxy.ask(&format!("/route?key={}", name(*number)));
+            route.contains(&format!("\"stand_in\":\"{alive}\""))
+        };
+        let moved: Vec<_> = (0..30).filter(is_moved).map(name).collect();
+        assert!(!moved.is_empty() && moved.len() < 30);
+        let run = |client: &mut Binary| {
+            let mut run = Vec::new();
+            for (number, key) in (0..).zip(&moved) {
+                run.extend(frame(0x80, GETKQ, number, b"", key.as_bytes(), b""));
+            }
+            run.extend(frame(0x80, NOOP, 1000, b"", b"", b""));
+            client.send(&run);
+        };
+        for key in &moved {
+            assert_eq!(client.ask(GET, key.as_bytes()).status, NOT_FOUND);
+        }
+        run(&mut client);
+        assert_eq!(client.next().opcode, NOOP);
+        let append = frame(0x80, APPEND, 7, b"", moved[0].as_bytes(), b"x");
+        client.send(&append);
+        assert_eq!(client.next().status, TEMPORARY_FAILURE);
+        moved.iter().for_each(|key| client.set(key));
+        client.send(&append);
+        assert_eq!(client.next().status, OK);
+        for key in &moved[1..] {
+            let got = client.ask(GET, key.as_bytes());
+            assert_eq!(got.value, format!("of {key}").as_bytes());
+        }
+        run(&mut client);
+        let first = client.next();
+        assert_eq!(first.value, format!("of {}x", moved[0]).as_bytes());
+        for key in &moved[1..] {
+            assert_eq!(client.next().value, format!("of {key}").as_bytes());
         }
         assert_eq!(client.next().opcode, NOOP);
     }

@@ -35,6 +35,7 @@ const UNHARMED: Expected = Expected {
     ejected_within: None,
     back_after: Duration::ZERO,
     heals: false,
+    remaps: false,
     flaps: false,
 };
 

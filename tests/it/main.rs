@@ -26,6 +26,7 @@ mod missed;
 mod outage;
 mod peer;
 mod reload;
+mod remap;
 mod replicas;
 mod retries;
 mod scripted;

@@ -93,6 +93,9 @@ pub(crate) struct Expected {
     pub(crate) back_after: Duration,
     /// Whether the server is used again although the fault goes on.
     pub(crate) heals: bool,
+    /// Whether other servers take its keys once it is ejected: then nothing fails any
+    /// more.
+    pub(crate) remaps: bool,
     /// Whether it answers probes and fails again.
     pub(crate) flaps: bool,
 }
@@ -381,12 +384,20 @@ pub(crate) fn measure(
         let is = move |took: &&Took| (from..until).contains(&took.at) && took.what == what;
         of_bad.iter().filter(is)
     };
-    let ejected = meanwhile(What::Ejected, began, stops)
-        .map(|took| took.at)
-        .min();
+    let ejected = match expected.remaps {
+        false => meanwhile(What::Ejected, began, stops)
+            .map(|took| took.at)
+            .min(),
+        // The last that fails.
+        true => meanwhile(What::Failed, began, stops)
+            .map(|took| took.at)
+            .max(),
+    };
     let errors_end = ejected.unwrap_or(stops);
     let figures = Figures {
-        failed: meanwhile(What::Failed, began, errors_end).count(),
+        failed: meanwhile(What::Failed, began, stops)
+            .filter(|took| took.at <= errors_end)
+            .count(),
         failed_later: meanwhile(What::Failed, errors_end, stops)
             .filter(|took| took.at - took.time > errors_end)
             .count(),
@@ -438,8 +449,11 @@ pub(crate) fn measure(
         }
     }
     let answered_later = meanwhile(What::Answered, errors_end, stops).count();
-    if expected.heals {
+    if expected.heals || expected.remaps {
         assert!(answered_later > 0, "{name}: {figures:?}");
+    }
+    if expected.remaps {
+        assert_eq!(meanwhile(What::Ejected, began, stops).count(), 0, "{name}");
     }
     let probe = PROBE_MAX + PROBE_MAX / 10;
     assert!(

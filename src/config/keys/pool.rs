@@ -14,7 +14,7 @@ use crate::config::reader::{At, Report};
 use crate::config::settings::{Pool, Server};
 use crate::config::tree::Node;
 use crate::proxy::shard::{Copies, OnMiss, ReadFrom};
-use crate::proxy::{MissOnError, ServerProtocol};
+use crate::proxy::{MissOnError, OnEject, ServerProtocol};
 use crate::router::{Distribution, Hash, ServerOrder};
 
 /// A pool of the map `pools`.
@@ -32,10 +32,7 @@ pub(in crate::config) static POOL: Section<Pool> = Section {
             "server_retry_timeout",
             "probes find out here, see 'probe_first'",
         ),
-        (
-            "auto_eject_hosts",
-            "keys of a failed server do not move here, see 'failures'",
-        ),
+        ("auto_eject_hosts", "'on_eject: remap' here"),
         ("client_connections", "'connections_max' of 'clients' here"),
         ("backlog", "always 1024 here"),
         ("tcpkeepalive", "always on here"),
@@ -329,8 +326,26 @@ pub(in crate::config) static POOL: Section<Pool> = Section {
             help: "Failures in a row that a server may show. A connection refused is enough by \
                    itself, and so are ten connections lost within a second with requests under \
                    way.",
-            bound: "the server is ejected: its requests fail at once, its keys do not move, and \
-                    probes find out when it is back.",
+            bound: "the server is ejected: its requests fail at once or are sent elsewhere, see \
+                    `on_eject`, and probes find out when it is back.",
+        },
+        Key {
+            name: "on_eject",
+            slot: &Scalar {
+                lens: lens!(Pool, on_eject),
+                form: OneOf {
+                    all: &OnEject::ALL,
+                    name: OnEject::name,
+                },
+            },
+            preset: Preset::Fresh,
+            help: "What becomes of the keys of an ejected server. `fail_fast`: their requests \
+                   fail at once. `remap`: another server of the pool takes them until it is \
+                   back, the owner of the next point of the ring or else one that each key \
+                   chooses; no other key moves, and nothing stale is read \
+                   (docs/reliability.md). Not for shards, whose replicas stand in, nor for \
+                   `random`; embedded servers stand in for nobody.",
+            bound: "",
         },
         Key {
             name: "retries",

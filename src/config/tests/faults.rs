@@ -91,8 +91,21 @@ fn unknown_keys() {
         "zzz: {timeout: 5}",
         "4:5: pools.main.zzz: unknown key (known here: servers, shards, read, read_miss, repair_ttl, replication, hedge, hedge_budget, distribution, hash, hash_tag, \
          hash_stop, server_order, seed, timeout, connect_timeout, server_connections, preconnect, \
-         in_flight_max, queue_bytes_max, stall_timeout, late_max, failures, retries, probe_first, \
+         in_flight_max, queue_bytes_max, stall_timeout, late_max, failures, on_eject, retries, probe_first, \
          probe_max, ramp, eject_max, slow_after, miss_on_error, server_protocol, embedded_memory)",
+    );
+}
+
+#[test]
+fn keys_that_nobody_stands_in_for() {
+    assert_told(
+        "pools: {main: {shards: [{primary: 192.0.2.1:11211}], on_eject: remap}}",
+        "1:64: pools.main.on_eject: 'remap' is not for shards, whose replicas stand in",
+    );
+    assert_told_in_pool(
+        "distribution: random\n    on_eject: remap",
+        "5:15: pools.main.on_eject: 'remap' is not for 'distribution: random', under which keys \
+         have no server of their own",
     );
 }
 
@@ -100,10 +113,7 @@ fn unknown_keys() {
 fn keys_of_twemproxy_that_are_told_otherwise_here() {
     let cases = [
         ("server_failure_limit: 2", "'failures' here"),
-        (
-            "auto_eject_hosts: true",
-            "keys of a failed server do not move here, see 'failures'",
-        ),
+        ("auto_eject_hosts: true", "'on_eject: remap' here"),
         ("redis: false", "memcached only here"),
     ];
     for (line, expected) in cases {

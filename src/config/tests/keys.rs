@@ -9,7 +9,7 @@ use super::*;
 use crate::config::LogFormat;
 use crate::net::listener::Address;
 use crate::pool::server::Place;
-use crate::proxy::{MissOnError, ServerProtocol};
+use crate::proxy::{MissOnError, OnEject, ServerProtocol};
 use crate::router::{Distribution, Hash, ServerOrder};
 
 fn tcp(host: &str, port: u16) -> Address {
@@ -281,6 +281,7 @@ const OTHER: &[(&str, &str, &str)] = &[
     ("pools.NAME", "stall_timeout", "stall_timeout: 7s"),
     ("pools.NAME", "late_max", "late_max: 0"),
     ("pools.NAME", "failures", "failures: 5"),
+    ("pools.NAME", "on_eject", "on_eject: remap"),
     ("pools.NAME", "retries", "retries: 5%"),
     ("pools.NAME", "probe_first", "probe_first: 1s"),
     ("pools.NAME", "probe_max", "probe_max: 1s"),
@@ -365,6 +366,7 @@ pools:
     stall_timeout: 7ms
     late_max: 8
     failures: 9
+    on_eject: remap
     retries: 13%
     probe_first: 10ms
     probe_max: 11ms
@@ -415,6 +417,7 @@ log_format: json
     assert_eq!(pool.placement.distribution, Distribution::Range);
     assert_eq!(pool.placement.server_order, Some(ServerOrder::Listed));
     assert_eq!(pool.servers[0].range_start.as_deref(), Some(&b""[..]));
+    assert_eq!(pool.on_eject, OnEject::Remap);
     assert_eq!(pool.miss_on_error, MissOnError::Always);
     assert_eq!(pool.server_protocol, ServerProtocol::Meta);
     assert_eq!(pool.embedded_memory, 12 << 20);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{Asker, CURES, Connection, Fate, Reply, Stage, Waiter, to_u64};
+use super::{Asker, CURES, Connection, Cure, Fate, Reply, Stage, Waiter, to_u64};
 use crate::clock::{self, Moment};
 use crate::pool::backoff::Backoff;
 use crate::pool::dial::{Dialect, dial};
@@ -310,10 +310,13 @@ impl Connection {
     #[cold]
     pub(super) fn cure(&self, outcome: Outcome) {
         let cure = self.cures.borrow_mut().pop_front();
-        if let Some((key, due)) = cure
+        if let Some((key, cure)) = cure
             && matches!(outcome, Outcome::Done | Outcome::NotFound)
         {
-            self.server.missed.replaced(&key, due);
+            match cure {
+                Cure::Replaced(due) => self.server.missed.replaced(&key, due),
+                Cure::Hosted { turn, claim } => self.server.missed.hosted(&key, turn, claim),
+            }
         }
     }
 
@@ -324,7 +327,9 @@ impl Connection {
         let mut changes = self.changes.borrow_mut();
         let len = len.min(changes.len());
         let late = self.late.get() > 0;
-        if fate == Fate::Over && !late {
+        // What a server that is away has done all the same may be older than what
+        // was done in its place.
+        if fate == Fate::Over && !late && self.server.health.is_active() {
             changes.drain(..len);
             return;
         }

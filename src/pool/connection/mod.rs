@@ -23,6 +23,7 @@ use super::deadlines::Deadlines;
 use super::dial::Dialect;
 use super::failure::Failure;
 use super::health::Trust;
+use super::missed::Claim;
 use super::missed::set::Due;
 use super::retry::Budget;
 use super::server::{Server, ServerStats};
@@ -173,7 +174,7 @@ pub struct Connection {
     changes_next: Cell<u32>,
     /// For each request in flight marked with [`CURES`] its key, and what its
     /// success means. Almost always empty.
-    cures: RefCell<VecDeque<(Box<[u8]>, Due)>>,
+    cures: RefCell<VecDeque<(Box<[u8]>, Cure)>>,
     /// How many of them belong to requests that have timed out.
     changes_late: Cell<usize>,
     /// The keys of changes that are in doubt after the connection broke.
@@ -212,6 +213,20 @@ impl std::fmt::Debug for Connection {
             .field("in_flight", &self.waiting.borrow().len())
             .finish_non_exhaustive()
     }
+}
+
+/// What the success of a request that replaces an item means.
+#[derive(Clone, Copy, Debug)]
+pub enum Cure {
+    /// The key has not been missed any more.
+    Replaced(Due),
+    /// It is a key of another server for which this one stands in.
+    Hosted {
+        /// The present one ([`super::health::turns`]) when it was sent.
+        turn: u64,
+        /// What it depends on.
+        claim: Claim,
+    },
 }
 
 /// Marks the request whose key its success makes right again, in
@@ -307,6 +322,12 @@ impl Connection {
         self.stats.failed(failure);
     }
 
+    /// Counts a request that another server is asked instead of this one, which is
+    /// away.
+    pub fn remapped(&self) {
+        self.stats.remapped.increment();
+    }
+
     /// The write queue, for the bytes of an admitted request.
     #[inline]
     pub fn outbox(&self) -> &Outbox {
@@ -366,9 +387,9 @@ impl Connection {
 
     /// Notes that the success of the request asked next makes a missed key right
     /// again.
-    pub fn note_cure(&self, key: &[u8], due: Due) {
+    pub fn note_cure(&self, key: &[u8], cure: Cure) {
         self.changes_next.set(CURES);
-        self.cures.borrow_mut().push_back((key.into(), due));
+        self.cures.borrow_mut().push_back((key.into(), cure));
     }
 
     /// As [`Self::admit`], for a request that changes `key`, or nothing if that is

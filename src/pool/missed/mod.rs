@@ -17,6 +17,7 @@
 //! nothing.
 
 mod disk;
+pub mod guests;
 pub mod journal;
 mod lingering;
 pub mod packed;
@@ -29,12 +30,24 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
 
+use super::health;
+use crate::clock;
+
 pub use disk::keep;
 use disk::{Disk, Unwritten};
+use guests::Guests;
+pub use guests::{Claim, Hosting};
 use journal::Record;
 pub(super) use lingering::Lingering;
 pub use replay::{keep_up, replay};
 use set::{Cursor, Due, Set};
+
+/// How often a server that holds keys of others is looked at whether they have to
+/// go.
+const GUESTS_PAUSE: std::time::Duration = std::time::Duration::from_millis(50);
+
+/// Most of them that go in one go: a request may be waiting for the lock.
+const GUESTS_MAX: usize = 4096;
 
 /// What is done about a server of which more keys were missed than are
 /// remembered.
@@ -114,6 +127,8 @@ pub struct Missed {
     state: Mutex<State>,
     /// Whether something can be deleted now.
     work: watch::Sender<bool>,
+    /// Whether the server holds keys of others.
+    hosts: watch::Sender<bool>,
     /// Where it is written to, if it is.
     disk: Option<Disk>,
     /// What has been seen so far.
@@ -126,6 +141,8 @@ struct State {
     /// What has yet to be written to the disk, if anything is.
     unwritten: Option<Unwritten>,
     set: Set,
+    /// Keys of other servers, for which this one stands in.
+    guests: Guests,
     /// That everything has been missed, if more was than can be remembered.
     everything: Option<Everything>,
 }
@@ -140,6 +157,21 @@ impl State {
         self.set.clear();
         if let Some(unwritten) = &mut self.unwritten {
             unwritten.push(&Record::Everything);
+        }
+    }
+}
+
+/// For a server that stands in for others.
+impl State {
+    /// Sees to it that another server's key is deleted, if there is room for it.
+    fn leave(&mut self, key: &[u8]) {
+        if self.everything.is_some() || self.set.len() >= self.settings.keys_max {
+            return;
+        }
+        self.set.miss(key, false);
+        if let Some(unwritten) = &mut self.unwritten {
+            let in_doubt = false;
+            unwritten.push(&Record::Missed { key, in_doubt });
         }
     }
 }
@@ -176,9 +208,11 @@ impl Missed {
                 settings,
                 unwritten: None,
                 set: Set::new(fastrand::u64(..)),
+                guests: Guests::new(fastrand::u64(..)),
                 everything: None,
             }),
             work: watch::Sender::new(false),
+            hosts: watch::Sender::new(false),
             counts: Counts::default(),
         }
     }
@@ -265,6 +299,9 @@ impl Missed {
         };
         self.work
             .send_if_modified(|known| std::mem::replace(known, work) != work);
+        let hosts = !state.guests.is_empty();
+        self.hosts
+            .send_if_modified(|known| std::mem::replace(known, hosts) != hosts);
     }
 
     /// Remembers one key of which a change has not been carried out.
@@ -378,9 +415,92 @@ impl Missed {
 
     /// Waits until something can be deleted.
     async fn wait_for_work(&self) {
-        let mut work = self.work.subscribe();
-        // The sender lives as long as `self`: the wait cannot fail.
-        let _ = work.wait_for(|work| *work).await;
+        let (mut work, mut hosts) = (self.work.subscribe(), self.hosts.subscribe());
+        loop {
+            self.dismiss_guests(health::turns());
+            // The senders live as long as `self`: the waits cannot fail. Whichever
+            // is cancelled loses nothing, for both are looked at again.
+            tokio::select! {
+                _ = work.wait_for(|work| *work) => return,
+                () = async {
+                    let _ = hosts.wait_for(|hosts| *hosts).await;
+                    clock::sleep(GUESTS_PAUSE).await;
+                } => {}
+            }
+        }
+    }
+}
+
+/// Standing in for other servers.
+impl Missed {
+    /// What the server holds of a key of another one, `turn` being the present one
+    /// ([`health::turns`]).
+    pub fn hosting(&self, key: &[u8], turn: u64) -> Hosting {
+        let state = self.lock();
+        if state.everything.is_some() {
+            return Hosting::Full;
+        }
+        if state.set.contains(key) {
+            let due = state.set.due_of(key);
+            return Hosting::Unknown(due.map_or(Claim::Never, Claim::Missed));
+        }
+        if state.guests.has(key, turn) {
+            Hosting::Holds
+        } else if state.guests.len() >= state.settings.keys_max {
+            Hosting::Full
+        } else {
+            Hosting::Unknown(Claim::Fresh)
+        }
+    }
+
+    /// Notes that a request which replaces the item of another server's key has
+    /// succeeded, as was hoped for at `turn`.
+    pub(super) fn hosted(&self, key: &[u8], turn: u64, claim: Claim) {
+        let mut state = self.lock();
+        let is_right = match claim {
+            Claim::Fresh => state.everything.is_none() && !state.set.contains(key),
+            Claim::Missed(due) => state.set.forget(key, due),
+            Claim::Never => false,
+        };
+        if !is_right {
+            return;
+        }
+        if state.guests.len() < state.settings.keys_max {
+            state.guests.take(key, turn);
+        } else {
+            // Others have come while this one was on its way. It is deleted again, or
+            // left to expire: in no case it counts.
+            state.leave(key);
+        }
+        self.publish(&mut state);
+    }
+
+    /// Notes that keys of others which came before `turn` are to be deleted, as far
+    /// as there is room for them among those that have been missed.
+    fn dismiss_guests(&self, turn: u64) {
+        let mut keys = Vec::new();
+        let mut state = self.lock();
+        let State {
+            settings,
+            set,
+            guests,
+            ..
+        } = &mut *state;
+        if guests.is_empty() {
+            return;
+        }
+        guests.turn_to(turn);
+        let room = settings.keys_max.saturating_sub(set.len());
+        guests.dismiss(room.min(GUESTS_MAX), &mut keys);
+        for key in packed::iter(&keys) {
+            state.leave(key);
+        }
+        self.publish(&mut state);
+    }
+
+    /// How many keys of other servers this one holds.
+    pub fn guests(&self) -> usize {
+        self.lock().guests.len()
     }
 }
 
@@ -475,6 +595,67 @@ mod tests {
         assert!(next(&missed).everything.is_none());
         missed.settle(&packed(b"a"));
         assert!(next(&missed).everything.is_some());
+    }
+
+    fn claim(missed: &Missed, key: &[u8], turn: u64) -> Claim {
+        match missed.hosting(key, turn) {
+            Hosting::Unknown(claim) => claim,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_key_of_another_server_counts_once_it_was_stored() {
+        let missed = missed(10, OnReturn::Flush);
+        let fresh = claim(&missed, b"k", 5);
+        missed.hosted(b"k", 5, fresh);
+        assert_eq!(missed.hosting(b"k", 5), Hosting::Holds);
+        assert!(!missed.any(), "it costs the server's own keys nothing");
+        // Not after a change that failed, nor in another turn.
+        missed.miss(b"k");
+        assert!(matches!(claim(&missed, b"k", 5), Claim::Missed(_)));
+        missed.hosted(b"l", 5, fresh);
+        assert_eq!(claim(&missed, b"l", 6), Claim::Fresh);
+        missed.dismiss_guests(6);
+        assert!(missed.has(b"k") && missed.has(b"l") && missed.guests() == 0);
+        assert_eq!(next(&missed).keys, b"kl");
+    }
+
+    #[test]
+    fn a_failure_on_the_way_spoils_what_is_stored() {
+        let missed = missed(10, OnReturn::Flush);
+        let fresh = claim(&missed, b"k", 5);
+        missed.miss(b"k");
+        missed.hosted(b"k", 5, fresh);
+        let due = claim(&missed, b"k", 5);
+        missed.miss_all(&packed(b"k"), true);
+        missed.hosted(b"k", 5, due);
+        assert_eq!(claim(&missed, b"k", 5), Claim::Never);
+        missed.hosted(b"k", 5, Claim::Never);
+        missed.settle(&packed(b"k"));
+        let due = claim(&missed, b"k", 5);
+        // A deletion that was under way does not make it forgotten.
+        let batch = next(&missed);
+        missed.hosted(b"k", 5, due);
+        missed.deleted(&batch);
+        assert_eq!(missed.hosting(b"k", 5), Hosting::Holds);
+    }
+
+    #[test]
+    fn keys_of_others_never_flush_a_server() {
+        let missed = missed(2, OnReturn::Flush);
+        let fresh = claim(&missed, b"a", 5);
+        for key in [b"a", b"b", b"c"] {
+            missed.hosted(key, 5, fresh);
+        }
+        assert_eq!(missed.hosting(b"d", 5), Hosting::Full);
+        assert_eq!((missed.guests(), missed.len()), (2, 1));
+        missed.dismiss_guests(6);
+        assert_eq!((missed.len(), missed.is_everything()), (2, false));
+        missed.deleted(&next(&missed));
+        missed.dismiss_guests(6);
+        missed.deleted(&next(&missed));
+        assert!(!missed.any() && missed.guests() == 0);
     }
 
     #[tokio::test]

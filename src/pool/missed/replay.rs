@@ -10,6 +10,7 @@ use crate::clock;
 use crate::net::stream::Stream;
 use crate::pool::dial::{Dialect, dial};
 use crate::pool::failure::Failure;
+use crate::pool::health;
 use crate::pool::server::{Place, Server};
 use crate::protocol::key::{encode_base64, is_plain};
 use crate::protocol::reply::{self, Part, Shape};
@@ -53,6 +54,7 @@ async fn replay_over(
     let mut batch = Batch::default();
     let (mut wire, mut shapes) = (Vec::new(), Vec::new());
     loop {
+        missed.dismiss_guests(health::turns());
         missed.batch(&mut cursor, BATCH_KEYS_MAX, &mut batch);
         compose(&batch, &mut wire, &mut shapes);
         if shapes.is_empty() {

@@ -80,7 +80,11 @@ impl Session {
             let command = Command::of_opcode(request.opcode);
             target.view.stats.asked_in_binary(command);
         }
-        let at = target.pool.placement.pick(request.key);
+        let mut at = target.pool.placement.pick(request.key);
+        let detour = self.detour(target, request.key, at);
+        if let Some(detour) = &detour {
+            at = detour.at;
+        }
         let Some(path) = self.path(target, at) else {
             return self.respond_error(request, Status::Internal, "no server for this key");
         };
@@ -102,11 +106,17 @@ impl Session {
             frame,
             owner: reading.owner,
         };
-        if let Path::Binary(connection) | Path::Meta(connection) = path
-            && connection.server().missed.any()
-            && self.answer_behind_item(request, &asked, connection)
-        {
-            return;
+        if let Path::Binary(connection) | Path::Meta(connection) = path {
+            let is_answered = match &detour {
+                Some(detour) => self.turn_item(detour, request, &asked, connection),
+                None => {
+                    connection.server().missed.any()
+                        && self.answer_behind_item(request, &asked, connection)
+                }
+            };
+            if is_answered {
+                return;
+            }
         }
         match path {
             Path::Binary(connection) => self.ask_in_binary(item, asked, connection, reading),

@@ -3,9 +3,10 @@
 use std::rc::Rc;
 
 use super::owed::Asked;
-use crate::pool::{Connection, Failure};
+use crate::pool::{Connection, Cure, Failure};
 use crate::protocol::binary::{Opcode, Request};
 use crate::protocol::effect::Effect;
+use crate::proxy::remap::{Detour, Turned};
 use crate::proxy::session::Session;
 use crate::proxy::slots::Slot;
 
@@ -46,7 +47,7 @@ impl Session {
         let effect = effect(request);
         if effect == Effect::Replaces {
             if let Some(due) = server.missed.replaceable(request.key) {
-                connection.note_cure(request.key, due);
+                connection.note_cure(request.key, Cure::Replaced(due));
             }
             return false;
         }
@@ -63,9 +64,45 @@ impl Session {
             connection.refused(Failure::Behind);
             asked.failure(&server.name, Failure::Behind, &self.worker.stats)
         };
+        self.answer_item(&answer);
+        true
+    }
+
+    /// Turns a request aside whose server is away; says whether it has been answered
+    /// with that.
+    #[cold]
+    pub(super) fn turn_item(
+        &self,
+        detour: &Detour<'_>,
+        request: &Request<'_>,
+        asked: &Asked,
+        host: &Rc<Connection>,
+    ) -> bool {
+        match detour.turn(effect(request), request.key) {
+            Turned::Sent(cure) => {
+                if let Some(cure) = cure {
+                    host.note_cure(request.key, cure);
+                }
+                return false;
+            }
+            Turned::Absent if request.opcode.retrieves() => {
+                host.server().missed.answered_absent();
+                self.answer_item(&asked.absent());
+            }
+            Turned::Absent => {
+                let home = detour.home();
+                home.refused(Failure::Ejected);
+                let name = &home.server().name;
+                let answer = asked.failure(name, Failure::Ejected, &self.worker.stats);
+                self.answer_item(&answer);
+            }
+        }
+        true
+    }
+
+    fn answer_item(&self, answer: &[u8]) {
         let mut slots = self.slots.borrow_mut();
         let number = slots.push(Slot::Parked { start: 0, len: 0 });
-        slots.answer(number, &answer, None, &self.outbox);
-        true
+        slots.answer(number, answer, None, &self.outbox);
     }
 }

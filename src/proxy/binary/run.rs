@@ -5,13 +5,14 @@ use std::rc::Rc;
 
 use super::ask::{Path, serve};
 use super::batch::Batch;
-use super::behind::changed_key;
+use super::behind::{changed_key, effect};
 use super::owed::readdressed;
 use crate::net::buffers;
 use crate::pool::{Asker, Connection};
 use crate::protocol::binary::translate::{BATCH_END, to_meta};
 use crate::protocol::binary::{self, HEADER_BYTES, Header, MAGIC_REQUEST, Opcode, Status};
 use crate::protocol::reply::Shape;
+use crate::proxy::remap::Turned;
 use crate::proxy::session::{Reading, Session, token};
 use crate::proxy::slots::Slot;
 use crate::proxy::stats::Command;
@@ -57,7 +58,14 @@ impl Session {
         });
         let command = Command::of_opcode(request.opcode);
         target.view.stats.asked_in_binary(command);
-        let at = target.pool.placement.pick(request.key);
+        let mut at = target.pool.placement.pick(request.key);
+        if let Some(detour) = self.detour(target, request.key, at) {
+            at = detour.at;
+            if let Turned::Absent = detour.turn(effect(request), request.key) {
+                // Not asked, and so a miss.
+                return;
+            }
+        }
         let (Some(known), Some(path)) = (run.fragments.get_mut(at), self.path(target, at)) else {
             return;
         };

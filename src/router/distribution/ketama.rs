@@ -83,16 +83,29 @@ impl Ring {
         self.find(hash).map(|point| point.value)
     }
 
+    /// The server of the first point from `hash` on whose server `is_up`.
+    pub(in crate::router) fn next(&self, hash: u64, is_up: impl Fn(u32) -> bool) -> Option<u32> {
+        let (before, from) = self.points.split_at_checked(self.place(hash)?)?;
+        let mut servers = from.iter().chain(before).map(|point| point.server);
+        servers.find(|server| is_up(*server))
+    }
+
     /// The first point at or above `hash`; past the last one, the first of all.
     #[inline]
     fn find(&self, hash: u64) -> Option<Point> {
+        let place = self.place(hash)?;
+        self.points.get(place).or(self.points.first()).copied()
+    }
+
+    /// The place of the first point at or above `hash`, or the end.
+    #[inline]
+    fn place(&self, hash: u64) -> Option<usize> {
         let hash = low32(hash);
         let mut place = *self.starts.get((hash >> self.shift) as usize)? as usize;
         loop {
             match self.points.get(place) {
                 Some(point) if point.value < hash => place += 1,
-                Some(point) => return Some(*point),
-                None => return self.points.first().copied(),
+                _ => return Some(place),
             }
         }
     }
