@@ -39,13 +39,29 @@ impl Accepted {
     }
 }
 
+/// The place of a connection among those that its worker serves; free when dropped.
+#[derive(Debug)]
+pub struct Place(Arc<AtomicUsize>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// What a worker does with its connections. Lives in the worker's thread.
 pub trait Handler: 'static {
     /// Which listener a connection came from.
     type Origin: Send + 'static;
 
-    /// Serves one connection to its end.
-    fn serve(self: Rc<Self>, stream: Stream, origin: Self::Origin) -> impl Future<Output = ()>;
+    /// Serves one connection to its end, and keeps its place until then. What it
+    /// returns is a task as it stands: ten thousand clients are as many of them.
+    fn serve(
+        self: Rc<Self>,
+        stream: Stream,
+        origin: Self::Origin,
+        place: Place,
+    ) -> impl Future<Output = ()>;
 
     /// Runs beside the connections, until the worker ends.
     fn background(self: Rc<Self>) -> impl Future<Output = ()>;
@@ -172,14 +188,12 @@ async fn run<H: Handler>(
     // A cancelled receive loses nothing: `recv` takes a connection only when it
     // returns it, and those not taken are closed with the channel.
     while let Some(Some((socket, origin))) = stop.run_until_cancelled(accepted.recv()).await {
-        let handler = Rc::clone(&handler);
-        let sessions = Arc::clone(&sessions);
-        tokio::task::spawn_local(async move {
-            match socket.into_stream() {
-                Ok(stream) => handler.serve(stream, origin).await,
-                Err(error) => tracing::warn!(%error, "cannot serve a new connection"),
+        let place = Place(Arc::clone(&sessions));
+        match socket.into_stream() {
+            Ok(stream) => {
+                tokio::task::spawn_local(Rc::clone(&handler).serve(stream, origin, place));
             }
-            sessions.fetch_sub(1, Ordering::Relaxed);
-        });
+            Err(error) => tracing::warn!(%error, "cannot serve a new connection"),
+        }
     }
 }

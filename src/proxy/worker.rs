@@ -22,7 +22,7 @@ use crate::net::listener::Gate;
 use crate::net::memory;
 use crate::net::stream::Stream;
 use crate::net::turn::Turn;
-use crate::net::worker::Handler;
+use crate::net::worker::{Handler, Place};
 use crate::pool::{Connection, Deadlines, Dialect, Server, ServerStats, health};
 use crate::protocol::Request;
 use crate::protocol::reply::Outcome;
@@ -419,7 +419,7 @@ impl Worker {
 impl Handler for Worker {
     type Origin = usize;
 
-    async fn serve(self: Rc<Self>, stream: Stream, origin: usize) {
+    async fn serve(self: Rc<Self>, stream: Stream, origin: usize, _place: Place) {
         let number = self.session_count.get();
         self.session_count.set(number.wrapping_add(1));
         let (read, write) = stream.into_split();

@@ -11,7 +11,7 @@ use super::shared::{Presence, Shared};
 use crate::clock;
 use crate::net::stream::Stream;
 use crate::net::turn::Turn;
-use crate::net::worker::Handler;
+use crate::net::worker::{Handler, Place};
 use crate::net::{buffers, memory};
 use crate::stats::{Counter, Gauge};
 
@@ -95,7 +95,12 @@ impl Worker {
 impl Handler for Worker {
     type Origin = usize;
 
-    async fn serve(self: Rc<Self>, stream: Stream, origin: usize) {
+    fn serve(
+        self: Rc<Self>,
+        stream: Stream,
+        origin: usize,
+        place: Place,
+    ) -> impl Future<Output = ()> {
         // Those of the listeners come first.
         let listeners = u64::try_from(self.shared.listeners.len()).unwrap_or(0);
         let number = listeners + NUMBER.fetch_add(1, Ordering::Relaxed);
@@ -105,14 +110,17 @@ impl Handler for Worker {
         let session = Session::new(Rc::clone(&self), write, presence);
         self.sessions.borrow_mut().push(Rc::downgrade(&session));
         self.stats.sessions.set(self.stats.sessions.get() + 1);
-        let end = Rc::clone(&session).run(read).await;
-        self.stats.sessions.set(self.stats.sessions.get() - 1);
-        self.stats.ended.increment();
-        if end == End::Idle {
-            self.stats.idle_kicks.increment();
+        async move {
+            let end = Rc::clone(&session).run(read).await;
+            self.stats.sessions.set(self.stats.sessions.get() - 1);
+            self.stats.ended.increment();
+            if end == End::Idle {
+                self.stats.idle_kicks.increment();
+            }
+            self.shared.leave(number);
+            drop(place);
+            session.let_go();
         }
-        self.shared.leave(number);
-        session.let_go();
     }
 
     async fn background(self: Rc<Self>) {

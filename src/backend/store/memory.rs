@@ -4,12 +4,18 @@
 //! chunks for large values, and goes back to it whole. No allocator stands in
 //! between: what has been freed in one size can be had in the other, whatever
 //! lies around it, and the bound on the sum is exact.
+//!
+//! What goes back is the memory; the addresses stay with us for the next piece of the
+//! same size. The system joins pieces that lie side by side into one mapping. Unmapping
+//! every freed one made as many holes, and a cache of some gigabytes of large values
+//! that expire in any order came near the number of mappings that a process may have.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use memmap2::MmapMut;
+use memmap2::{Advice, MmapMut};
 
+use crate::net::memory::give_back;
 use crate::net::outbox::Parts;
 
 /// Size of an extent. Large enough that the last item of one wastes little, and
@@ -27,8 +33,8 @@ pub(super) const EXTENT_COST: usize = EXTENT_BYTES + 128;
 /// the value costs beside: a counter of references and an entry in a table.
 pub(super) const CHUNK_COST: usize = CHUNK_BYTES + 128;
 
-/// Share of the limit that is kept mapped although it is free, as a divisor:
-/// mapping and faulting pages in again costs more than the rest of a set.
+/// Share of the limit that is kept resident although it is free, as a divisor:
+/// faulting pages in again costs more than the rest of a set.
 const SPARE_DIVISOR: usize = 64;
 /// The spare memory of each size is at least and at most so many bytes.
 const SPARE_BYTES_MIN: usize = 1 << 20;
@@ -38,12 +44,68 @@ const SPARE_BYTES_MAX: usize = 16 << 20;
 #[derive(Debug)]
 pub struct Memory {
     limit: AtomicUsize,
-    /// Bytes mapped, in use or spare, with what they cost beside.
-    mapped: AtomicUsize,
+    /// Bytes taken from the system, in use or spare, with what they cost beside.
+    taken: AtomicUsize,
     /// Bytes of them that are spare.
     spare: AtomicUsize,
-    extents: Mutex<Vec<MmapMut>>,
-    chunks: Mutex<Vec<MmapMut>>,
+    extents: Pieces,
+    chunks: Pieces,
+}
+
+/// The free pieces of one size.
+#[derive(Debug)]
+struct Pieces {
+    /// Bytes of a piece.
+    bytes: usize,
+    /// What one costs.
+    cost: usize,
+    /// Those whose memory we still have.
+    spare: Mutex<Vec<MmapMut>>,
+    /// Those whose memory has gone back: addresses and nothing else.
+    empty: Mutex<Vec<MmapMut>>,
+}
+
+impl Pieces {
+    fn new(bytes: usize, cost: usize) -> Self {
+        Self {
+            bytes,
+            cost,
+            spare: Mutex::default(),
+            empty: Mutex::default(),
+        }
+    }
+
+    /// Memory for a piece, where one has been or anew.
+    fn map(&self) -> std::io::Result<MmapMut> {
+        if let Some(map) = lock(&self.empty).pop() {
+            return Ok(map);
+        }
+        let map = MmapMut::map_anon(self.bytes)?;
+        // Large pages would bring memory back that we have given back. Where the
+        // system has none it does not know the advice.
+        if let Err(error) = map.advise(Advice::NoHugePage) {
+            tracing::trace!(%error, "no large pages to refuse");
+        }
+        Ok(map)
+    }
+
+    /// Gives the memory of a piece back to the system.
+    fn empty(&self, mut map: MmapMut) {
+        // What cannot be given back, because it is locked, is unmapped.
+        if give_back(&mut map) {
+            lock(&self.empty).push(map);
+        }
+    }
+}
+
+impl Drop for Pieces {
+    /// Unmaps all in the order of their addresses: in any other each would first be cut
+    /// out of the mapping it lies in, and there may be no more mappings for that.
+    fn drop(&mut self) {
+        let mut all = std::mem::take(&mut *lock(&self.spare));
+        all.append(&mut lock(&self.empty));
+        all.sort_unstable_by_key(|map| map.as_ptr().addr());
+    }
 }
 
 /// A piece of memory for the log or the index. Holds anything.
@@ -89,7 +151,7 @@ impl AsRef<[u8]> for Chunk {
 impl Drop for Chunk {
     fn drop(&mut self) {
         if let Some(map) = self.map.take() {
-            self.memory.give(map, &self.memory.chunks, CHUNK_COST);
+            self.memory.give(map, &self.memory.chunks);
         }
     }
 }
@@ -144,45 +206,45 @@ impl Parts for Large {
 impl Drop for Large {
     fn drop(&mut self) {
         for map in std::mem::take(&mut self.chunks) {
-            self.memory.give(map, &self.memory.chunks, CHUNK_COST);
+            self.memory.give(map, &self.memory.chunks);
         }
     }
 }
 
 impl Memory {
-    /// Memory of at most `limit` bytes, none of it mapped yet.
+    /// Memory of at most `limit` bytes, none of it taken yet.
     pub fn new(limit: usize) -> Arc<Self> {
         Arc::new(Self {
             limit: AtomicUsize::new(limit),
-            mapped: AtomicUsize::new(0),
+            taken: AtomicUsize::new(0),
             spare: AtomicUsize::new(0),
-            extents: Mutex::default(),
-            chunks: Mutex::default(),
+            extents: Pieces::new(EXTENT_BYTES, EXTENT_COST),
+            chunks: Pieces::new(CHUNK_BYTES, CHUNK_COST),
         })
     }
 
-    /// The most that may be mapped, in bytes.
+    /// The most that may be taken, in bytes.
     #[inline]
     pub fn limit(&self) -> usize {
         self.limit.load(Ordering::Relaxed)
     }
 
-    /// Changes the limit. If more is mapped, it is for the shards to evict.
+    /// Changes the limit. If more is taken, it is for the shards to evict.
     pub fn set_limit(&self, limit: usize) {
         self.limit.store(limit, Ordering::Relaxed);
         self.release();
     }
 
-    /// Bytes mapped, in use or spare, with what they cost beside.
+    /// Bytes taken from the system, in use or spare, with what they cost beside.
     #[inline]
-    pub fn mapped(&self) -> usize {
-        self.mapped.load(Ordering::Relaxed)
+    pub fn taken(&self) -> usize {
+        self.taken.load(Ordering::Relaxed)
     }
 
-    /// Whether more is mapped than may be.
+    /// Whether more is taken than may be.
     #[inline]
     pub fn is_over(&self) -> bool {
-        self.mapped() > self.limit()
+        self.taken() > self.limit()
     }
 
     /// Whether an extent could be had.
@@ -201,13 +263,12 @@ impl Memory {
     #[inline]
     pub(super) fn used(&self) -> usize {
         let spare = self.spare.load(Ordering::Relaxed);
-        self.mapped().saturating_sub(spare)
+        self.taken().saturating_sub(spare)
     }
 
     /// An extent, if the limit allows it.
     pub fn extent(&self) -> Option<Extent> {
-        self.take(&self.extents, EXTENT_BYTES, EXTENT_COST, &self.chunks)
-            .map(Extent)
+        self.take(&self.extents, &self.chunks).map(Extent)
     }
 
     /// An extent although the limit does not allow it: for work that frees more
@@ -216,18 +277,18 @@ impl Memory {
         if let Some(extent) = self.extent() {
             return Some(extent);
         }
-        self.mapped.fetch_add(EXTENT_COST, Ordering::Relaxed);
-        self.map(EXTENT_BYTES, EXTENT_COST).map(Extent)
+        self.taken.fetch_add(EXTENT_COST, Ordering::Relaxed);
+        self.map(&self.extents).map(Extent)
     }
 
     /// Takes an extent back.
     pub fn give_extent(&self, extent: Extent) {
-        self.give(extent.0, &self.extents, EXTENT_COST);
+        self.give(extent.0, &self.extents);
     }
 
     /// A chunk, if the limit allows it.
     pub fn chunk(self: &Arc<Self>) -> Option<Chunk> {
-        let map = self.take(&self.chunks, CHUNK_BYTES, CHUNK_COST, &self.extents)?;
+        let map = self.take(&self.chunks, &self.extents)?;
         Some(Chunk {
             map: Some(map),
             memory: Arc::clone(self),
@@ -236,96 +297,76 @@ impl Memory {
 
     /// Gives all spare memory back to the system.
     pub fn release(&self) {
-        for (spares, cost) in [(&self.extents, EXTENT_COST), (&self.chunks, CHUNK_COST)] {
-            let spares = std::mem::take(&mut *lock(spares));
-            let freed = spares.len() * cost;
-            drop(spares);
-            self.spare.fetch_sub(freed, Ordering::Relaxed);
-            self.mapped.fetch_sub(freed, Ordering::Relaxed);
+        for pieces in [&self.extents, &self.chunks] {
+            while self.release_one(pieces) {}
         }
     }
 
-    /// Takes a spare piece or maps one; if need be pieces of the other size go
+    /// Takes a spare piece or a new one; if need be pieces of the other size go
     /// back to the system for it.
-    fn take(
-        &self,
-        spares: &Mutex<Vec<MmapMut>>,
-        bytes: usize,
-        cost: usize,
-        others: &Mutex<Vec<MmapMut>>,
-    ) -> Option<MmapMut> {
+    fn take(&self, pieces: &Pieces, others: &Pieces) -> Option<MmapMut> {
         if !self.is_over()
-            && let Some(map) = lock(spares).pop()
+            && let Some(map) = lock(&pieces.spare).pop()
         {
-            self.spare.fetch_sub(cost, Ordering::Relaxed);
+            self.spare.fetch_sub(pieces.cost, Ordering::Relaxed);
             return Some(map);
         }
-        if !self.claim(cost) {
-            self.release_for(others, cost);
-            if !self.claim(cost) {
+        if !self.claim(pieces.cost) {
+            while self.taken() + pieces.cost > self.limit() && self.release_one(others) {}
+            if !self.claim(pieces.cost) {
                 return None;
             }
         }
-        self.map(bytes, cost)
+        self.map(pieces)
     }
 
-    /// Counts `cost` as mapped, if the limit allows it.
+    /// Counts `cost` as taken, if the limit allows it.
     fn claim(&self, cost: usize) -> bool {
         let limit = self.limit();
-        self.mapped
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |mapped| {
-                mapped.checked_add(cost).filter(|&sum| sum <= limit)
+        self.taken
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |taken| {
+                taken.checked_add(cost).filter(|&sum| sum <= limit)
             })
             .is_ok()
     }
 
-    /// Maps what has been claimed.
-    fn map(&self, bytes: usize, cost: usize) -> Option<MmapMut> {
-        match MmapMut::map_anon(bytes) {
+    /// Memory for what has been claimed.
+    fn map(&self, pieces: &Pieces) -> Option<MmapMut> {
+        match pieces.map() {
             Ok(map) => Some(map),
             Err(error) => {
                 // As if the limit had been reached: something is evicted for it.
                 tracing::warn!(%error, "the system has no more memory");
-                self.mapped.fetch_sub(cost, Ordering::Relaxed);
+                self.taken.fetch_sub(pieces.cost, Ordering::Relaxed);
                 None
             }
         }
     }
 
-    /// Unmaps spare pieces until `cost` bytes could be claimed or none are left.
-    fn release_for(&self, spares: &Mutex<Vec<MmapMut>>, cost: usize) {
-        while self.mapped() + cost > self.limit() {
-            let Some(map) = lock(spares).pop() else {
-                return;
-            };
-            let freed = cost_of(&map);
-            drop(map);
-            self.spare.fetch_sub(freed, Ordering::Relaxed);
-            self.mapped.fetch_sub(freed, Ordering::Relaxed);
-        }
+    /// Gives a spare piece back to the system, if there is one.
+    fn release_one(&self, pieces: &Pieces) -> bool {
+        let Some(map) = lock(&pieces.spare).pop() else {
+            return false;
+        };
+        pieces.empty(map);
+        self.spare.fetch_sub(pieces.cost, Ordering::Relaxed);
+        self.taken.fetch_sub(pieces.cost, Ordering::Relaxed);
+        true
     }
 
-    fn give(&self, map: MmapMut, spares: &Mutex<Vec<MmapMut>>, cost: usize) {
+    /// Takes a piece back: to spare it, or for the system.
+    fn give(&self, map: MmapMut, pieces: &Pieces) {
         let keep = (self.limit() / SPARE_DIVISOR).clamp(SPARE_BYTES_MIN, SPARE_BYTES_MAX);
         if !self.is_over() {
-            let mut spares = lock(spares);
-            if (spares.len() + 1) * cost <= keep {
+            let mut spares = lock(&pieces.spare);
+            if (spares.len() + 1) * pieces.cost <= keep {
                 spares.push(map);
-                self.spare.fetch_add(cost, Ordering::Relaxed);
+                self.spare.fetch_add(pieces.cost, Ordering::Relaxed);
                 return;
             }
         }
-        drop(map);
-        self.mapped.fetch_sub(cost, Ordering::Relaxed);
-    }
-}
-
-/// What a piece costs, from its size.
-fn cost_of(map: &MmapMut) -> usize {
-    if map.len() == CHUNK_BYTES {
-        CHUNK_COST
-    } else {
-        EXTENT_COST
+        pieces.empty(map);
+        self.taken.fetch_sub(pieces.cost, Ordering::Relaxed);
     }
 }
 
@@ -344,7 +385,7 @@ mod tests {
         assert_eq!(extents.len(), 3);
         let chunk = memory.chunk();
         assert!(chunk.is_some() && memory.chunk().is_none());
-        assert_eq!(memory.mapped(), memory.limit());
+        assert_eq!(memory.taken(), memory.limit());
     }
 
     #[test]
@@ -355,7 +396,7 @@ mod tests {
         assert!(!memory.has_extent() && memory.extent().is_none());
         drop(chunks);
         let extent = memory.extent().unwrap();
-        assert_eq!(memory.mapped(), EXTENT_COST);
+        assert_eq!(memory.taken(), EXTENT_COST);
         memory.give_extent(extent);
         assert!(memory.chunk().is_some());
     }
@@ -388,12 +429,39 @@ mod tests {
     }
 
     #[test]
+    fn what_comes_and_goes_in_any_order_makes_no_holes() {
+        let mappings = || {
+            std::fs::read_to_string("/proc/self/maps")
+                .unwrap()
+                .lines()
+                .count()
+        };
+        let memory = Memory::new(64 << 20);
+        let mut chunks: Vec<_> = std::iter::from_fn(|| memory.chunk()).collect();
+        for chunk in &mut chunks {
+            chunk.bytes_mut()[0] = 1;
+        }
+        let before = mappings();
+        // Every other one goes, and extents take their memory.
+        let mut keep = false;
+        chunks.retain(|_| {
+            keep = !keep;
+            keep
+        });
+        let extents: Vec<_> = std::iter::from_fn(|| memory.extent()).collect();
+        assert!(extents.len() > 100);
+        // Other tests of this process map things too.
+        assert!(mappings() < before + 200);
+        drop((chunks, extents));
+    }
+
+    #[test]
     fn spare_memory_goes_back_when_asked() {
         let memory = Memory::new(8 << 20);
         let extent = memory.extent().unwrap();
         memory.give_extent(extent);
-        assert_eq!(memory.mapped(), EXTENT_COST);
+        assert_eq!(memory.taken(), EXTENT_COST);
         memory.release();
-        assert_eq!(memory.mapped(), 0);
+        assert_eq!(memory.taken(), 0);
     }
 }

@@ -418,7 +418,7 @@ impl Tested {
         }
         drop(self.shard);
         memory.release();
-        assert_eq!(memory.mapped(), 0);
+        assert_eq!(memory.taken(), 0);
     }
 }
 

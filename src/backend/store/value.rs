@@ -196,6 +196,6 @@ mod tests {
         let memory = Memory::new(100 << 10);
         assert!(Owned::gather(&memory, &[&vec![1; 200 << 10]]).is_err());
         memory.release();
-        assert_eq!(memory.mapped(), 0);
+        assert_eq!(memory.taken(), 0);
     }
 }

@@ -188,7 +188,7 @@ fn warnings(args: &Args, extended: &Extended) -> Vec<String> {
         (
             args.enable_largepages,
             "-L",
-            "the system decides on large pages",
+            "memory goes back to the system in small pages",
         ),
         (
             args.user.is_none() && rustix::process::geteuid().is_root(),

@@ -76,7 +76,7 @@ fn many_items_are_found_and_take_little() {
     assert_eq!(tested.index.pages.len(), 1);
     drop(tested);
     memory.release();
-    assert_eq!(memory.mapped(), 0);
+    assert_eq!(memory.taken(), 0);
 }
 
 #[test]
