@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use thiserror::Error;
 
 use super::state::State;
-use crate::proxy::{OnEject, Route};
+use crate::proxy::{Member, OnEject, Route};
 
 /// Why there is no answer.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
@@ -54,6 +54,14 @@ pub fn explain(state: &State, key: &[u8], listener: Option<&str>) -> Result<Valu
     let stand_in = stand_in
         .filter(|_| is_away)
         .and_then(|at| pool.members.get(at));
+    let state = |member: &Member| member.server.health.standing().state.name();
+    let replicas = pool.replicas(explanation.server).iter().map(|member| {
+        json!({
+            "server": member.server.name,
+            "address": member.server.place.to_string(),
+            "state": state(member),
+        })
+    });
     Ok(json!({
         "key": String::from_utf8_lossy(key),
         "listener": found.address,
@@ -63,7 +71,8 @@ pub fn explain(state: &State, key: &[u8], listener: Option<&str>) -> Result<Valu
         "point": explanation.point,
         "server": server.server.name,
         "address": server.server.place.to_string(),
-        "state": server.server.health.standing().state.name(),
+        "state": state(server),
         "stand_in": stand_in.map(|member| &member.server.name),
+        "replicas": replicas.collect::<Vec<_>>(),
     }))
 }

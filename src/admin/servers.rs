@@ -5,8 +5,8 @@ use serde_json::{Map, Value, json};
 use super::page::seconds;
 use super::state::State;
 use crate::clock::{self, Moment};
-use crate::pool::{Failure, Server};
-use crate::proxy::Pool;
+use crate::pool::Failure;
+use crate::proxy::{Member, Pool};
 use crate::stats::{Counter, HistogramSum};
 
 /// All pools with their servers.
@@ -18,13 +18,21 @@ pub fn report(state: &State) -> Value {
 }
 
 fn pool_report(pool: &Pool, now: Moment) -> Value {
-    let servers = pool
-        .servers()
-        .map(|member| server_report(&member.server, now));
-    json!({ "name": pool.name, "servers": servers.collect::<Vec<_>>() })
+    let mut servers = Vec::new();
+    for (primary, replicas) in pool.shards() {
+        let report = |member: &Member, primary: Option<&Member>| {
+            let primary = primary.map(|primary| &*primary.server.name);
+            server_report(member, primary, now)
+        };
+        servers.push(report(primary, None));
+        servers.extend(replicas.iter().map(|member| report(member, Some(primary))));
+    }
+    json!({ "name": pool.name, "servers": servers })
 }
 
-fn server_report(server: &Server, now: Moment) -> Value {
+/// `replica_of` is the primary's name, for replicas.
+fn server_report(member: &Member, replica_of: Option<&str>, now: Moment) -> Value {
+    let server = &member.server;
     let standing = server.health.standing();
     let stats = server.stats();
     let sum = |counter: fn(&crate::pool::ServerStats) -> u64| -> u64 {
@@ -46,6 +54,8 @@ fn server_report(server: &Server, now: Moment) -> Value {
     json!({
         "name": server.name,
         "address": server.place.to_string(),
+        "replica_of": replica_of,
+        "zone": member.zone,
         "state": standing.state.name(),
         "state_seconds": now.since(standing.since).as_secs_f64(),
         "ejected_for": standing.cause.map(Failure::name),

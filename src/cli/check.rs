@@ -59,11 +59,16 @@ pub(crate) fn report(config: &Config, out: &mut dyn Write) -> io::Result<()> {
 
 fn write_pool(pool: &Pool, placement: &Placement, out: &mut dyn Write) -> io::Result<()> {
     let count = pool.servers.len();
-    let servers = if count == 1 { "server" } else { "servers" };
+    let members = match (pool.replicas.is_empty(), count) {
+        (true, 1) => "server",
+        (true, _) => "servers",
+        (false, 1) => "shard",
+        (false, _) => "shards",
+    };
     let distribution = pool.placement.distribution;
     writeln!(
         out,
-        "\npool {}: {distribution}, {count} {servers}",
+        "\npool {}: {distribution}, {count} {members}",
         pool.name
     )?;
     let header = ["server", "address", "weight", "points", "share"];
@@ -73,8 +78,10 @@ fn write_pool(pool: &Pool, placement: &Placement, out: &mut dyn Write) -> io::Re
         let Share {
             points, percent, ..
         } = share;
+        let name = server.shown_name();
+        let shard = server.shard.as_ref();
         rows.push([
-            server.shown_name(),
+            shard.map_or(name.clone(), |shard| format!("{shard}: {name}")),
             server.place.to_string(),
             server.weight.to_string(),
             points.map_or_else(none, |points| points.to_string()),

@@ -140,6 +140,13 @@ impl<'a> Table<'a> {
                 String::from_utf8_lossy(why.hashed)
             )?;
         }
+        let replicas = self.pool.replicas.get(why.server);
+        let replicas = replicas.map_or(&[][..], Vec::as_slice);
+        for (at, replica) in replicas.iter().enumerate() {
+            let before = if at == 0 { "  (replicas: " } else { ", " };
+            let end = if at + 1 == replicas.len() { ")" } else { "" };
+            write!(out, "{before}{}{end}", replica.shown_name())?;
+        }
         writeln!(out)
     }
 }

@@ -73,10 +73,23 @@ pub struct Replication {
 }
 
 impl Pool {
-    /// All servers: the members and their replicas.
+    /// All servers: each member, followed by its replicas.
     pub fn servers(&self) -> impl Iterator<Item = &Member> {
-        let replicas = self.replication.iter().flat_map(|all| &all.replicas);
-        self.members.iter().chain(replicas.flatten())
+        self.shards()
+            .flat_map(|(member, replicas)| std::iter::once(member).chain(replicas))
+    }
+
+    /// Each member with its replicas.
+    pub fn shards(&self) -> impl Iterator<Item = (&Member, &[Member])> {
+        let members = self.members.iter().enumerate();
+        members.map(|(at, member)| (member, self.replicas(at)))
+    }
+
+    /// The replicas of the member at this place.
+    pub fn replicas(&self, at: usize) -> &[Member] {
+        let replication = self.replication.as_ref();
+        let replicas = replication.and_then(|all| all.replicas.get(at));
+        replicas.map_or(&[], Vec::as_slice)
     }
 
     /// The place of the server that takes `key` while its own, at place `home`, is

@@ -19,6 +19,6 @@ pub mod stats;
 pub mod worker;
 
 pub use drain::Drain;
-pub use layout::{Entry, Layout, Pool, Route};
+pub use layout::{Entry, Layout, Member, Pool, Route};
 pub use settings::{ClientProtocol, MissOnError, OnEject, ServerProtocol, Settings};
 pub use worker::{Shared, Worker};

@@ -419,3 +419,27 @@ fn version(client: &mut Client, key: &str) -> u64 {
     assert_eq!(end, "END");
     version
 }
+
+#[test]
+fn an_operator_sees_who_is_a_replica_of_whom() {
+    let Some((_peers, servers)) = peers(2) else {
+        return;
+    };
+    let proxy = proxy(&servers, "");
+    let (_, all) = proxy.ask("/servers");
+    let [primary, replica] = [servers[0], servers[1]];
+    assert!(
+        all.contains(&format!("\"replica_of\":\"{primary}\"")),
+        "{all}"
+    );
+    assert!(all.contains("\"zone\":\"b\""), "{all}");
+    let (_, route) = proxy.ask("/route?key=k");
+    assert!(
+        route.contains(&format!("\"server\":\"{primary}\"")),
+        "{route}"
+    );
+    assert!(
+        route.contains(&format!("\"replicas\":[{{\"address\":\"{replica}\"")),
+        "{route}"
+    );
+}

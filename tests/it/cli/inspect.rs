@@ -257,3 +257,28 @@ fn a_diff_says_what_changes_and_how_many_keys_move() {
     let (code, _, errors) = output(&["diff", old.path(), "/nowhere"]);
     assert_eq!(code, 1, "{errors}");
 }
+
+#[test]
+fn shards_are_told_with_their_replicas() {
+    let file = "examples/replicas.yaml";
+    let (code, out, errors) = output(&["check", file]);
+    assert_eq!((code, errors.as_str()), (0, ""));
+    let expected = "\
+pool main: ketama, 2 shards
+  server                      address           weight  points    share
+  one: 192.0.2.1:11211        192.0.2.1:11211        1     160  49.66 %
+    replica 192.0.2.11:11211  192.0.2.11:11211       -       -        -
+    replica 192.0.2.21:11211  192.0.2.21:11211       -       -        -
+  two: 192.0.2.12:11211       192.0.2.12:11211       1     160  50.34 %
+    replica 192.0.2.2:11211   192.0.2.2:11211        -       -        -
+    replica 192.0.2.22:11211  192.0.2.22:11211       -       -        -
+";
+    assert!(out.contains(expected), "{out}");
+    let (code, out, errors) = output(&["route", "-c", file, "pear"]);
+    assert_eq!((code, errors.as_str()), (0, ""));
+    let expected = "\
+main  192.0.2.12:11211  192.0.2.12:11211            3611819629  3638897399  pear  \
+(replicas: 192.0.2.2:11211, 192.0.2.22:11211)
+";
+    assert!(out.ends_with(expected), "{out}");
+}
