@@ -113,6 +113,7 @@ fn every_example_loads_without_a_warning() {
         "libmemcached-compatible.yaml",
         "mcrouter-like.yaml",
         "minimal.yaml",
+        "replicas.yaml",
         "twemproxy-replacement.yaml",
         "unix-socket.yaml",
     ];
