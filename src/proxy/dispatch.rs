@@ -13,7 +13,7 @@ use super::slots::{Asked, Quiet, Slot};
 use super::stats::Command;
 use super::worker::{Embedded, Link, PoolView};
 use crate::net::buffers;
-use crate::pool::{Ask, Asker, Connection, Cure, Failure};
+use crate::pool::{Ask, Asker, Connection, Failure};
 use crate::protocol::effect::{Effect, absent};
 use crate::protocol::meta::{self, ItemKey};
 use crate::protocol::reply::{self, Block, Shape};
@@ -222,9 +222,7 @@ impl Session {
             return false;
         }
         if effect == Effect::Replaces {
-            if let Some(due) = server.missed.replaceable(key) {
-                connection.note_cure(key, Cure::Replaced(due));
-            }
+            connection.note_replaced(key);
             return false;
         }
         if !server.health.is_active() {

@@ -338,7 +338,10 @@ impl Connection {
         match (late, fate) {
             // Remembered as in doubt when it timed out.
             (true, Fate::Over | Fate::Failed) => missed.settle(&keys),
-            (true, Fate::InDoubt) => self.doubts.borrow_mut().extend_from_slice(&keys),
+            (true, Fate::InDoubt) => {
+                missed.unsettle(&keys);
+                self.doubts.borrow_mut().extend_from_slice(&keys);
+            }
             (false, Fate::InDoubt) => {
                 missed.miss_all(&keys, true);
                 self.doubts.borrow_mut().extend_from_slice(&keys);

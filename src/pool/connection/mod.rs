@@ -23,8 +23,8 @@ use super::deadlines::Deadlines;
 use super::dial::Dialect;
 use super::failure::Failure;
 use super::health::Trust;
-use super::missed::Claim;
 use super::missed::set::Due;
+use super::missed::{Claim, packed};
 use super::retry::Budget;
 use super::server::{Server, ServerStats};
 use crate::clock::Moment;
@@ -383,6 +383,21 @@ impl Connection {
         let added = u32::try_from(changes.len() - before).unwrap_or(u32::MAX);
         let next = self.changes_next.get().wrapping_add(added);
         self.changes_next.set(next);
+    }
+
+    /// As [`Self::note_cure`] for a request that replaces the item of a key which its
+    /// server has missed, if its success makes that right: if all changes of the key
+    /// that may still be carried out go before it on this connection.
+    pub fn note_replaced(&self, key: &[u8]) {
+        let late = self.changes_late.get();
+        let changes = self.changes.borrow();
+        let late: Vec<u8> = changes.iter().take(late).copied().collect();
+        let before = packed::iter(&late).filter(|late| *late == key).count();
+        drop(changes);
+        let before = u32::try_from(before).unwrap_or(u32::MAX);
+        if let Some(due) = self.server.missed.replaceable(key, before) {
+            self.note_cure(key, Cure::Replaced(due));
+        }
     }
 
     /// Notes that the success of the request asked next makes a missed key right

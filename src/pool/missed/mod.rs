@@ -356,6 +356,15 @@ impl Missed {
         self.publish(&mut state);
     }
 
+    /// Notes that changes of packed keys that are in doubt are no longer on their way
+    /// before those that followed them.
+    pub(super) fn unsettle(&self, packed: &[u8]) {
+        let mut state = self.lock();
+        for key in packed::iter(packed) {
+            state.set.unsettle(key);
+        }
+    }
+
     /// What is to be deleted next, up to `max` keys from `cursor` on.
     fn batch(&self, cursor: &mut Cursor, max: usize, batch: &mut Batch) {
         batch.keys.clear();
@@ -392,9 +401,11 @@ impl Missed {
     }
 
     /// What a request that replaces the item of a key has to bring back to
-    /// [`Self::replaced`]; `None` if that would not help.
-    pub fn replaceable(&self, key: &[u8]) -> Option<Due> {
-        self.lock().set.due_of(key)
+    /// [`Self::replaced`]; `None` if that would not help. So many changes of the key
+    /// that are in doubt go before it on its own connection: they are over before
+    /// it is answered.
+    pub(super) fn replaceable(&self, key: &[u8], before: u32) -> Option<Due> {
+        self.lock().set.due_of(key, before)
     }
 
     /// Forgets a key whose item has been replaced or removed by a request that
@@ -441,7 +452,7 @@ impl Missed {
             return Hosting::Full;
         }
         if state.set.contains(key) {
-            let due = state.set.due_of(key);
+            let due = state.set.due_of(key, 0);
             return Hosting::Unknown(due.map_or(Claim::Never, Claim::Missed));
         }
         if state.guests.has(key, turn) {
@@ -545,17 +556,46 @@ mod tests {
         let missed = missed(10, OnReturn::Flush);
         missed.miss_all(&packed(b"k"), true);
         assert_eq!(
-            missed.replaceable(b"k"),
+            missed.replaceable(b"k", 0),
             None,
             "a doubt would come after it"
         );
         missed.settle(&packed(b"k"));
-        let early = missed.replaceable(b"k").unwrap();
+        let early = missed.replaceable(b"k", 0).unwrap();
         missed.miss(b"k");
         missed.replaced(b"k", early);
         assert!(missed.has(b"k"));
-        missed.replaced(b"k", missed.replaceable(b"k").unwrap());
+        missed.replaced(b"k", missed.replaceable(b"k", 0).unwrap());
         assert!(!missed.any());
+    }
+
+    #[test]
+    fn what_comes_after_all_doubts_is_right() {
+        let missed = missed(10, OnReturn::Flush);
+        missed.miss_all(&packed(b"k"), true);
+        missed.miss_all(&packed(b"k"), true);
+        assert_eq!(missed.replaceable(b"k", 1), None, "of another connection");
+        let due = missed.replaceable(b"k", 2).unwrap();
+        missed.settle(&packed(b"k"));
+        missed.replaced(b"k", due);
+        assert!(missed.has(b"k"), "one is left");
+        missed.settle(&packed(b"k"));
+        missed.replaced(b"k", due);
+        assert!(!missed.any());
+        // Not if they have left the connection.
+        missed.miss_all(&packed(b"k"), true);
+        let due = missed.replaceable(b"k", 1).unwrap();
+        missed.unsettle(&packed(b"k"));
+        missed.settle(&packed(b"k"));
+        missed.replaced(b"k", due);
+        assert!(missed.has(b"k"));
+        // Whatever was missed since is not made right by it.
+        missed.miss_all(&packed(b"k"), true);
+        let due = missed.replaceable(b"k", 1).unwrap();
+        missed.miss(b"k");
+        missed.settle(&packed(b"k"));
+        missed.replaced(b"k", due);
+        assert!(missed.has(b"k"));
     }
 
     #[test]

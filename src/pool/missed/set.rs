@@ -180,12 +180,22 @@ impl Set {
         true
     }
 
-    /// What has to be known to forget the key, if it may be forgotten.
-    pub fn due_of(&self, key: &[u8]) -> Option<Due> {
-        let entry = self.find(key).filter(|entry| entry.doubts == 0)?;
+    /// Notes that a change of the key goes on being in doubt in another way: whatever
+    /// was to make the key right may now come before it.
+    pub fn unsettle(&mut self, key: &[u8]) {
+        if let Some(entry) = self.find_mut(key) {
+            entry.version = entry.version.wrapping_add(1);
+        }
+    }
+
+    /// What has to be known to forget the key, if it may be forgotten once so many
+    /// changes of it that are in doubt are over. `None` if others are, too.
+    pub fn due_of(&self, key: &[u8], doubts: u32) -> Option<Due> {
+        let entry = self.find(key).filter(|entry| entry.doubts == doubts)?;
         Some(Due {
             len: u8::try_from(key.len()).unwrap_or(u8::MAX),
-            version: entry.version,
+            // Each that is settled counts as one more event, see `settle`.
+            version: entry.version.wrapping_add(doubts),
         })
     }
 

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use super::owed::Asked;
-use crate::pool::{Connection, Cure, Failure};
+use crate::pool::{Connection, Failure};
 use crate::protocol::binary::{Opcode, Request};
 use crate::protocol::effect::Effect;
 use crate::proxy::remap::{Detour, Turned};
@@ -46,9 +46,7 @@ impl Session {
         }
         let effect = effect(request);
         if effect == Effect::Replaces {
-            if let Some(due) = server.missed.replaceable(request.key) {
-                connection.note_cure(request.key, Cure::Replaced(due));
-            }
+            connection.note_replaced(request.key);
             return false;
         }
         let answer = if !server.health.is_active() {

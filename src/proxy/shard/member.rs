@@ -9,7 +9,7 @@ use super::leaf::{Ear, Leaf, Said};
 use super::owned::Owned;
 use super::version::Versions;
 use crate::clock;
-use crate::pool::{Ask, Asker, Connection, Cure, Failure, Reply, Server};
+use crate::pool::{Ask, Asker, Connection, Failure, Reply, Server};
 use crate::protocol::effect::Effect;
 use crate::protocol::key::{encode_base64, is_plain};
 use crate::protocol::reply::{Block, Outcome, Shape, expected_fingerprint};
@@ -141,9 +141,7 @@ impl Member {
                 connection.refused(Failure::Behind);
                 return self.failed(Failure::Behind);
             }
-            if let Some(due) = self.server.missed.replaceable(key) {
-                connection.note_cure(key, Cure::Replaced(due));
-            }
+            connection.note_replaced(key);
         }
         let wire = match parsed {
             Request::Retrieve(retrieve) => retrieve.wire(),
