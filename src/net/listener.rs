@@ -31,6 +31,12 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// the rate at which they are let in.
 const ACCEPT_BURST: Duration = Duration::from_millis(100);
 
+/// Bytes that the kernel takes for a client beyond what it has sent and what the
+/// client may be sent. Left to itself it takes up to four megabytes for each client
+/// that stops reading, outside of every bound of ours; from half a megabyte on more
+/// does not make large values faster.
+const UNSENT_MAX: u32 = 512 * 1024;
+
 /// What a client is told when there are too many; memcached's words.
 const TOO_MANY: &[u8] = b"ERROR Too many open connections\r\n";
 
@@ -161,6 +167,7 @@ impl Listener {
     /// Those of the system.
     pub fn inherit_tcp(socket: std::net::TcpListener) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
+        bound_unsent(&socket)?;
         let socket = TcpListener::from_std(socket)?;
         Ok(Self {
             local: local_tcp(&socket)?,
@@ -254,6 +261,12 @@ fn local_tcp(socket: &TcpListener) -> io::Result<Address> {
     })
 }
 
+/// Bounds what the kernel takes for clients that take nothing; those who come by
+/// a listening socket inherit it.
+fn bound_unsent(socket: &impl AsFd) -> io::Result<()> {
+    SockRef::from(socket).set_tcp_notsent_lowat(UNSENT_MAX)
+}
+
 fn bind_tcp(address: SocketAddr, options: Options) -> io::Result<TcpListener> {
     let socket = Socket::new(
         Domain::for_address(address),
@@ -267,6 +280,7 @@ fn bind_tcp(address: SocketAddr, options: Options) -> io::Result<TcpListener> {
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(options.reuse_port)?;
     socket.bind(&address.into())?;
+    bound_unsent(&socket)?;
     socket.listen(options.backlog)?;
     TcpListener::from_std(socket.into())
 }

@@ -415,6 +415,14 @@ impl Outbox {
         self.held.set(0);
     }
 
+    /// As [`Self::discard`], and the kernel drops what it holds, too.
+    pub fn abort(&self) {
+        if let Some(half) = &*self.half.borrow() {
+            half.abort();
+        }
+        self.discard();
+    }
+
     /// Bytes that stay queued because the peer does not take them.
     pub fn held(&self) -> usize {
         self.held.bytes()

@@ -3,7 +3,9 @@
 use std::io::{self, IoSlice, IoSliceMut};
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
+use socket2::SockRef;
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::{TcpStream, UnixStream, tcp, unix};
 
@@ -134,6 +136,16 @@ impl WriteHalf {
         match self {
             Self::Tcp(half) => half.try_write_vectored(pieces),
             Self::Unix(half) => half.try_write_vectored(pieces),
+        }
+    }
+
+    /// Has the kernel drop what it holds for the peer when the socket is closed,
+    /// instead of going on to offer it.
+    pub fn abort(&self) {
+        // A socket that is gone holds nothing; one of Unix gives it back anyway.
+        if let Self::Tcp(half) = self {
+            let stream: &TcpStream = half.as_ref();
+            let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
         }
     }
 

@@ -188,6 +188,8 @@ impl Session {
     /// Ends the session now and drops what the client is owed.
     pub fn cut_off(&self, end: End) {
         self.kill(end);
+        // Nobody takes it: kept by the kernel it would cost as much as kept here.
+        self.outbox.abort();
         self.drop_owed();
     }
 

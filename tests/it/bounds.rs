@@ -160,7 +160,7 @@ fn clients_that_stop_reading_are_cut_off_before_they_cost_the_others_anything() 
     let mut stopped = Vec::new();
     for number in 0..stopping {
         let mut stream = small(address);
-        // The kernel takes some megabytes for each; the proxy is left with the rest.
+        // The kernel takes half a megabyte for each; the proxy is left with the rest.
         stream.write_all(&b"get large\r\n".repeat(ASKED)).unwrap();
         // Some bytes of it, so that it is under way.
         stream.read_exact(&mut [0; 32]).unwrap();
