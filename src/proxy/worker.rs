@@ -379,6 +379,22 @@ impl Worker {
         memory::trim();
     }
 
+    /// Bytes that have come from clients and servers: those who asked may be gone when
+    /// the last replies come.
+    fn received(&self) -> u64 {
+        let of_servers = |linked: &Linked| {
+            let connections: &[_] = match &linked.link {
+                Link::Remote(connections) => connections,
+                Link::Embedded(_) | Link::Shard(_) => &[],
+            };
+            let in_binary = linked.binary.iter().flat_map(|way| way.made());
+            let all = connections.iter().chain(in_binary);
+            all.map(|connection| connection.received()).sum::<u64>()
+        };
+        let of_servers: u64 = self.linked.borrow().iter().map(of_servers).sum();
+        self.stats.bytes_received.get().wrapping_add(of_servers)
+    }
+
     pub(super) fn live_sessions(&self) -> Vec<Rc<Session>> {
         let mut sessions = self.sessions.borrow_mut();
         sessions.retain(|session| session.strong_count() > 0);
@@ -445,7 +461,7 @@ impl Handler for Worker {
             self.stats
                 .held
                 .set(u64::try_from(held::total()).unwrap_or(u64::MAX));
-            let before = std::mem::replace(&mut received, self.stats.bytes_received.get());
+            let before = std::mem::replace(&mut received, self.received());
             let idle = before == received;
             if idle && !released {
                 self.release();

@@ -462,6 +462,11 @@ impl Connection {
         Ok(())
     }
 
+    /// Bytes that the server has sent over it so far.
+    pub fn received(&self) -> u64 {
+        self.stats.bytes_received.get()
+    }
+
     /// Gives back memory that a burst has left behind.
     pub fn shrink(&self) {
         let mut waiting = self.waiting.borrow_mut();
