@@ -84,9 +84,14 @@ impl World {
         assert!(error.starts_with(&named), "{key}: {error}");
         let excused = self.excused.lock().unwrap();
         let until = excused.get(&place).copied();
+        let late = match until {
+            Some(Some(until)) => Some(now().saturating_duration_since(until)),
+            Some(None) => Some(Duration::ZERO),
+            None => None,
+        };
         assert!(
-            until.is_some_and(|until| until.is_none_or(|until| now() <= until)),
-            "{key}: {error}, but its server is well"
+            late == Some(Duration::ZERO),
+            "{key}: {error}, but its server is well; its excuse ended {late:?} ago"
         );
         self.failed.fetch_add(1, Ordering::Relaxed);
     }
