@@ -100,7 +100,7 @@ pub struct Ask<'a> {
     pub owner: Option<&'a Bytes>,
     /// Which replies it can have.
     pub shape: Shape,
-    /// [`reply::fingerprint`] of what the reply must name, or 0. For
+    /// [`crate::protocol::reply::fingerprint`] of what the reply must name, or 0. For
     /// [`Shape::Values`] the number of keys, for binary shapes what
     /// [`crate::protocol::binary::reply`] makes.
     pub expected: u64,
