@@ -33,7 +33,7 @@ fn memcached_answers_as_recorded() {
 
 #[test]
 fn the_proxy_answers_as_memcached() {
-    let Some(peers) = (0..3).map(|_| Peer::start(&[])).collect::<Option<Vec<_>>>() else {
+    let Some(peers) = Peer::several(3) else {
         return;
     };
     let behind = peers[0].target().version;
@@ -96,7 +96,7 @@ fn over_a_shard(servers: &[Peer], pool: &str) -> Ketch {
 
 #[test]
 fn the_proxy_over_replicas_answers_as_memcached() {
-    let Some(peers) = (0..3).map(|_| Peer::start(&[])).collect::<Option<Vec<_>>>() else {
+    let Some(peers) = Peer::several(3) else {
         return;
     };
     for copies in ["async", "sync"] {

@@ -74,7 +74,7 @@ fn memccapable_passes_all_tests_on_the_bundled_cache() {
 
 #[test]
 fn memccapable_finds_the_proxy_as_capable_in_binary() {
-    let Some(peers) = (0..3).map(|_| Peer::start(&[])).collect::<Option<Vec<_>>>() else {
+    let Some(peers) = Peer::several(3) else {
         return;
     };
     let Some(direct) = verdicts(peers[0].target().address, "-b") else {
@@ -89,7 +89,7 @@ fn memccapable_finds_the_proxy_as_capable_in_binary() {
 
 #[test]
 fn memccapable_finds_the_proxy_as_capable_as_memcached() {
-    let Some(peers) = (0..3).map(|_| Peer::start(&[])).collect::<Option<Vec<_>>>() else {
+    let Some(peers) = Peer::several(3) else {
         return;
     };
     let ketch = proxy_over(&peers, "");

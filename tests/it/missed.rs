@@ -123,7 +123,7 @@ fn watch(address: SocketAddr, count: usize, watching: &AtomicBool) -> usize {
 
 /// Stops one of three servers, changes all keys, lets it go on.
 fn changed_while_one_hangs(pool: &str, before_return: impl Fn(&Ketch)) {
-    let Some(peers) = (0..3).map(|_| Peer::start(&[])).collect::<Option<Vec<_>>>() else {
+    let Some(peers) = Peer::several(3) else {
         return;
     };
     let count = key_count();

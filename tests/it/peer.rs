@@ -30,6 +30,12 @@ pub(crate) struct Peer {
 }
 
 impl Peer {
+    /// As many memcacheds with the settings of [`Self::start`]; `None` if there is no
+    /// memcached.
+    pub(crate) fn several(count: usize) -> Option<Vec<Self>> {
+        (0..count).map(|_| Self::start(&[])).collect()
+    }
+
     /// Starts the program that `MEMCACHED` names, or the one in `PATH`, with
     /// `args` besides those which give it a loopback port of its own.
     ///

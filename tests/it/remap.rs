@@ -124,10 +124,7 @@ fn wait_until_clean(proxy: &Ketch) {
 
 #[test]
 fn another_server_takes_the_keys_of_one_that_is_away_and_nothing_is_ever_stale() {
-    let Some(peers) = (0..SERVERS)
-        .map(|_| Peer::start(&[]))
-        .collect::<Option<Vec<_>>>()
-    else {
+    let Some(peers) = Peer::several(SERVERS) else {
         return;
     };
     let servers: Vec<_> = peers.iter().map(|peer| peer.target().address).collect();
@@ -308,10 +305,7 @@ fn no_more_keys_are_taken_than_are_remembered() {
 
 #[test]
 fn errors_end_with_the_ejection() {
-    let Some(peers) = (0..SERVERS)
-        .map(|_| Peer::start(&[]))
-        .collect::<Option<Vec<_>>>()
-    else {
+    let Some(peers) = Peer::several(SERVERS) else {
         return;
     };
     let addresses: Vec<_> = peers.iter().map(|peer| peer.target().address).collect();
@@ -380,10 +374,7 @@ fn write_and_read(name: usize, address: SocketAddr, done: &AtomicBool, reads: &A
 #[test]
 fn servers_that_come_and_go_at_will_leave_nothing_stale() {
     let seconds = std::env::var("KETCH_REMAP_SECONDS").map_or(6, |text| text.parse().unwrap());
-    let Some(peers) = (0..SERVERS)
-        .map(|_| Peer::start(&[]))
-        .collect::<Option<Vec<_>>>()
-    else {
+    let Some(peers) = Peer::several(SERVERS) else {
         return;
     };
     let servers: Vec<_> = peers.iter().map(|peer| peer.target().address).collect();

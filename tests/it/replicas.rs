@@ -29,9 +29,7 @@ fn proxy(servers: &[SocketAddr], pool: &str) -> Ketch {
 }
 
 fn peers(count: usize) -> Option<(Vec<Peer>, Vec<SocketAddr>)> {
-    let peers: Vec<_> = (0..count)
-        .map(|_| Peer::start(&[]))
-        .collect::<Option<_>>()?;
+    let peers = Peer::several(count)?;
     let addresses = peers.iter().map(|peer| peer.target().address).collect();
     Some((peers, addresses))
 }

@@ -373,10 +373,7 @@ fn compare(took: &[Took], outages: &[Outage]) {
 #[test]
 fn servers_come_and_go_and_no_value_is_wrong_or_stale() {
     let seconds = std::env::var("KETCH_SOAK_SECONDS").map_or(10, |text| text.parse().unwrap());
-    let Some(mut peers) = (0..SERVERS)
-        .map(|_| Peer::start(&[]))
-        .collect::<Option<Vec<_>>>()
-    else {
+    let Some(mut peers) = Peer::several(SERVERS) else {
         return;
     };
     let servers: Vec<_> = peers.iter().map(|peer| peer.target().address).collect();

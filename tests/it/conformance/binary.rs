@@ -26,10 +26,6 @@ fn check_proxy(name: &str, pool: &str, servers: &[Peer]) {
     check(&Target::proxy(&name, release, ketch.address()));
 }
 
-fn memcacheds() -> Option<Vec<Peer>> {
-    (0..3).map(|_| Peer::start(&[])).collect()
-}
-
 #[test]
 fn memcached_answers_in_binary_as_recorded() {
     if let Some(peer) = Peer::start(&[]) {
@@ -39,21 +35,21 @@ fn memcached_answers_in_binary_as_recorded() {
 
 #[test]
 fn the_proxy_answers_in_binary_as_memcached() {
-    if let Some(peers) = memcacheds() {
+    if let Some(peers) = Peer::several(3) {
         check_proxy("as_client", "", &peers);
     }
 }
 
 #[test]
 fn the_proxy_answers_in_binary_over_meta_as_memcached() {
-    if let Some(peers) = memcacheds() {
+    if let Some(peers) = Peer::several(3) {
         check_proxy("meta", "    server_protocol: meta\n", &peers);
     }
 }
 
 #[test]
 fn the_proxy_answers_in_binary_over_replicas_as_memcached() {
-    let Some(peers) = memcacheds() else {
+    let Some(peers) = Peer::several(3) else {
         return;
     };
     let ketch = super::over_a_shard(&peers, "");
