@@ -21,45 +21,32 @@ def wait_until(what, condition, seconds=5):
         time.sleep(0.05)
 
 
-class Bmemcached:
+class Adapter:
+    """A library's client, by the names that are the same in both; what differs is said below."""
+
+    def __init__(self, client):
+        self.client = client
+
+    def __getattr__(self, name):
+        return getattr(self.client, name)
+
+    def reconnect(self):
+        self.client.disconnect_all()
+
+
+class Bmemcached(Adapter):
     """python-binary-memcached."""
+
+    # It has none.
+    touch = None
 
     def __init__(self, address):
         import bmemcached
 
-        self.client = bmemcached.Client((address,), compression=None)
+        super().__init__(bmemcached.Client((address,), compression=None))
 
     def set(self, key, value, time=0):
         return self.client.set(key, value, time=time, compress_level=0)
-
-    def get(self, key):
-        return self.client.get(key)
-
-    def get_multi(self, keys):
-        return self.client.get_multi(keys)
-
-    def add(self, key, value):
-        return self.client.add(key, value)
-
-    def replace(self, key, value):
-        return self.client.replace(key, value)
-
-    def gets(self, key):
-        return self.client.gets(key)
-
-    def cas(self, key, value, version):
-        return self.client.cas(key, value, version)
-
-    def incr(self, key, delta):
-        return self.client.incr(key, delta)
-
-    def decr(self, key, delta):
-        return self.client.decr(key, delta)
-
-    def delete(self, key):
-        return self.client.delete(key)
-
-    touch = gat = None
 
     def set_too_large(self, key, value):
         from bmemcached.exceptions import MemcachedException
@@ -72,11 +59,8 @@ class Bmemcached:
     def count(self, key):
         self.client.incr(key, 0, default=10)
 
-    def reconnect(self):
-        self.client.disconnect_all()
 
-
-class Pylibmc:
+class Pylibmc(Adapter):
     """libmemcached, through pylibmc."""
 
     def __init__(self, address):
@@ -84,49 +68,17 @@ class Pylibmc:
 
         self.pylibmc = pylibmc
         self.address = address
-        self.client = self.connect()
+        super().__init__(self.connect())
 
     def connect(self):
         behaviors = {"cas": True, "tcp_nodelay": True, "receive_timeout": 5_000_000, "send_timeout": 5_000_000}
         return self.pylibmc.Client([self.address], binary=True, behaviors=behaviors)
-
-    def set(self, key, value, time=0):
-        return self.client.set(key, value, time=time)
-
-    def get(self, key):
-        return self.client.get(key)
-
-    def get_multi(self, keys):
-        return self.client.get_multi(keys)
-
-    def add(self, key, value):
-        return self.client.add(key, value)
 
     def replace(self, key, value):
         try:
             return self.client.replace(key, value)
         except self.pylibmc.NotFound:
             return False
-
-    def gets(self, key):
-        return self.client.gets(key)
-
-    def cas(self, key, value, version):
-        return self.client.cas(key, value, version)
-
-    def incr(self, key, delta):
-        return self.client.incr(key, delta)
-
-    def decr(self, key, delta):
-        return self.client.decr(key, delta)
-
-    def delete(self, key):
-        return self.client.delete(key)
-
-    def touch(self, key, time):
-        return self.client.touch(key, time)
-
-    gat = None
 
     def set_too_large(self, key, value):
         try:
@@ -138,7 +90,7 @@ class Pylibmc:
         self.client.set(key, 10)
 
     def reconnect(self):
-        self.client.disconnect_all()
+        super().reconnect()
         self.client = self.connect()
 
 
