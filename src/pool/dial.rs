@@ -12,7 +12,7 @@ use crate::clock;
 use crate::net::listener::Address;
 use crate::net::stream::Stream;
 use crate::protocol::binary;
-use crate::protocol::reply::{self, Part, REPLY_LINE_BYTES_MAX, Shape};
+use crate::protocol::reply::{self, Outcome, Part, REPLY_LINE_BYTES_MAX, Shape};
 
 /// What is spoken on a connection; a memcached goes by the first byte it gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,7 +101,7 @@ async fn greet(
 /// an error.
 async fn greet_in_binary(
     stream: &mut (impl AsyncReadExt + AsyncWriteExt + Unpin),
-) -> io::Result<()> {
+) -> Result<(), Failure> {
     let hello = binary::Request {
         opcode: binary::Opcode::Version,
         opaque: fastrand::u32(..),
@@ -111,33 +111,49 @@ async fn greet_in_binary(
         value: b"",
     };
     let expected = binary::reply::expected(hello.opcode, hello.opaque);
-    stream.write_all(&hello.header().to_bytes()).await?;
-    let mut answer = Vec::with_capacity(64);
-    loop {
-        match reply::cut(Shape::Binary, expected, &answer) {
-            Ok(Part::Whole { len, outcome, .. }) if len == answer.len() && !outcome.is_error() => {
-                return Ok(());
-            }
-            Ok(Part::More { need }) if need <= REPLY_LINE_BYTES_MAX => {}
-            _ => return Err(io::ErrorKind::InvalidData.into()),
-        }
-        if stream.read_buf(&mut answer).await? == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-    }
+    let request = hello.header().to_bytes();
+    succeed(stream, &request, Shape::Binary, expected).await
 }
 
 async fn greet_in_text(
     stream: &mut (impl AsyncReadExt + AsyncWriteExt + Unpin),
 ) -> Result<(), Failure> {
-    stream.write_all(HELLO).await.map_err(|_| Failure::Closed)?;
+    succeed(stream, HELLO, Shape::Version, 0).await
+}
+
+/// As [`exchange`], where the server has to do as it is told.
+async fn succeed(
+    stream: &mut (impl AsyncReadExt + AsyncWriteExt + Unpin),
+    request: &[u8],
+    shape: Shape,
+    expected: u64,
+) -> Result<(), Failure> {
+    let outcome = exchange(stream, request, shape, expected).await?;
+    if outcome.is_error() {
+        return Err(Failure::Protocol);
+    }
+    Ok(())
+}
+
+/// Sends a request and reads its reply, which must be short and all that comes.
+/// Returns what the reply says.
+pub(super) async fn exchange(
+    stream: &mut (impl AsyncReadExt + AsyncWriteExt + Unpin),
+    request: &[u8],
+    shape: Shape,
+    expected: u64,
+) -> Result<Outcome, Failure> {
+    let written = stream.write_all(request).await;
+    written.map_err(|_| Failure::Closed)?;
     let mut answer = Vec::with_capacity(64);
     loop {
-        match reply::cut(Shape::Version, 0, &answer) {
-            Ok(Part::Whole { len, outcome, .. }) if len == answer.len() && !outcome.is_error() => {
-                return Ok(());
-            }
-            Ok(Part::More { .. }) if answer.len() <= REPLY_LINE_BYTES_MAX => {}
+        match reply::cut(shape, expected, &answer) {
+            Ok(Part::Whole {
+                len,
+                outcome,
+                in_step: true,
+            }) if len == answer.len() => return Ok(outcome),
+            Ok(Part::More { need }) if need.max(answer.len()) <= REPLY_LINE_BYTES_MAX => {}
             _ => return Err(Failure::Protocol),
         }
         match stream.read_buf(&mut answer).await {

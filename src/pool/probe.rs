@@ -3,16 +3,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::dial::{Dialect, dial};
+use super::dial::{Dialect, dial, exchange};
 use super::failure::Failure;
 use super::missed;
 use super::server::{Place, Server};
 use crate::clock;
 use crate::net::listener::Address;
 use crate::net::stream::Stream;
-use crate::protocol::reply::{self, Part, REPLY_LINE_BYTES_MAX, Shape};
+use crate::protocol::reply::Shape;
 
 /// How long a server must have served, if it does not say how long it is on
 /// probation, to be probed as soon as before when it fails again.
@@ -116,27 +116,14 @@ async fn probe(server: &Server, address: &Address) -> Result<(), Failure> {
 /// unable to serve. Whatever is a reply to that will do.
 async fn ask(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> Result<(), Failure> {
     let request = format!("get ketch-probe-{:016x}\r\n", fastrand::u64(..));
-    let written = stream.write_all(request.as_bytes()).await;
-    written.map_err(|_| Failure::Closed)?;
-    let mut answer = Vec::with_capacity(64);
-    loop {
-        match reply::cut(Shape::Value, 0, &answer) {
-            Ok(Part::Whole {
-                len, in_step: true, ..
-            }) if len == answer.len() => return Ok(()),
-            Ok(Part::More { .. }) if answer.len() <= REPLY_LINE_BYTES_MAX => {}
-            _ => return Err(Failure::Protocol),
-        }
-        match stream.read_buf(&mut answer).await {
-            Ok(1..) => {}
-            _ => return Err(Failure::Closed),
-        }
-    }
+    let asked = exchange(stream, request.as_bytes(), Shape::Value, 0).await;
+    asked.map(drop)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     async fn asked(answer: &'static [u8]) -> Result<(), Failure> {
         let (mut ours, mut theirs) = tokio::io::duplex(64 * 1024);
