@@ -49,10 +49,14 @@ async fn bring_back(server: &Server) {
         if standing.cause == Some(Failure::Slow) {
             attempt = u32::MAX;
         }
+        let mut begun = clock::now();
         loop {
-            let wait = settings.probe.wait(attempt, fastrand::f64());
-            server.health.probe_at(clock::now().after(wait));
-            clock::sleep(wait).await;
+            // From the beginning of one to the beginning of the next: what a probe waits
+            // for in vain does not add to how long a server is away.
+            let next = begun.after(settings.probe.wait(attempt, fastrand::f64()));
+            server.health.probe_at(next);
+            clock::sleep_until(next).await;
+            begun = clock::now();
             server.health.probing();
             match probe(server, address).await {
                 Ok(()) => break,

@@ -33,7 +33,7 @@ fn ejected_within(within: Duration) -> Expected {
 const UNHARMED: Expected = Expected {
     fails: Some(false),
     ejected_within: None,
-    back_after: Duration::ZERO,
+    lost_probe: Duration::ZERO,
     heals: false,
     remaps: false,
     flaps: false,
@@ -60,8 +60,7 @@ fn a_good_server_answers_all() {
 #[test]
 fn a_server_that_never_answers_fails_its_own_keys() {
     let expected = Expected {
-        // The probe that was under way is not answered any more.
-        back_after: TIMEOUT,
+        lost_probe: TIMEOUT,
         ..ejected_within(TIMEOUT)
     };
     under("never answers", Fault::Silent, expected);
@@ -70,7 +69,7 @@ fn a_server_that_never_answers_fails_its_own_keys() {
 #[test]
 fn a_server_that_answers_late_fails_its_own_keys() {
     let expected = Expected {
-        back_after: TIMEOUT,
+        lost_probe: TIMEOUT,
         ..ejected_within(TIMEOUT)
     };
     under("late", Fault::Late, expected);
@@ -161,8 +160,7 @@ fn connections_that_lead_nowhere_any_more_are_made_anew() {
 #[test]
 fn a_server_without_a_route_fails_its_own_keys() {
     let expected = Expected {
-        // The probe that was under way has lost its first packet.
-        back_after: TIMEOUT,
+        lost_probe: TIMEOUT,
         ..ejected_within(TIMEOUT)
     };
     under("no route", Fault::Unrouted, expected);
@@ -185,7 +183,7 @@ fn a_server_that_refuses_connections_fails_its_own_keys() {
 
 #[test]
 fn a_memcached_that_is_stopped_fails_its_own_keys() {
-    let Some(peers) = (0..4).map(|_| Peer::start(&[])).collect::<Option<Vec<_>>>() else {
+    let Some(peers) = Peer::several(4) else {
         return;
     };
     let addresses: Vec<_> = peers.iter().map(|peer| peer.target().address).collect();
@@ -201,7 +199,7 @@ fn a_memcached_that_is_stopped_fails_its_own_keys() {
 
 #[test]
 fn a_memcached_that_is_killed_fails_its_own_keys_and_comes_back() {
-    let Some(mut peers) = (0..4).map(|_| Peer::start(&[])).collect::<Option<Vec<_>>>() else {
+    let Some(mut peers) = Peer::several(4) else {
         return;
     };
     let addresses: Vec<_> = peers.iter().map(|peer| peer.target().address).collect();

@@ -13,6 +13,9 @@ use crate::ketch::Ketch;
 use crate::now;
 use crate::scripted::{Fault, Scripted};
 
+/// How long these proxies wait for a server, if a test does not say otherwise.
+const TIMEOUT: Duration = Duration::from_millis(300);
+
 /// How long something that must happen may take.
 const DEADLINE: Duration = Duration::from_secs(20);
 /// How long it takes to believe that nothing comes: less than the time-out.
@@ -97,17 +100,24 @@ fn read_lines(stream: &mut BufReader<TcpStream>, count: usize) {
     stream.get_ref().set_read_timeout(Some(DEADLINE)).unwrap();
 }
 
-#[test]
-fn a_server_that_is_back_is_trusted_step_by_step() {
+/// A proxy whose only server has ended and come back, a client of it, and what
+/// listens in the server's place: it has been asked as a client would, and is next
+/// asked by clients.
+fn on_probation(pool: &str) -> (Ketch, Client, TcpListener) {
     let server = Scripted::start(Fault::None);
-    let ketch = proxy(&[&server], "ramp: 2s");
+    let ketch = proxy(&[&server], pool);
     let mut client = Client::connect(ketch.address());
     assert_eq!(client.set("a", b"1"), "STORED");
     let address = end(server, &ketch, "a");
     let server = TcpListener::bind(address).unwrap();
-    // Asked as a client would, and then by clients.
     drop(accept(&server, 2));
     ketch.wait_for_log("server is back");
+    (ketch, client, server)
+}
+
+#[test]
+fn a_server_that_is_back_is_trusted_step_by_step() {
+    let (ketch, mut client, server) = on_probation("ramp: 2s");
     assert!(ketch.ask("/servers").1.contains("\"state\":\"returning\""));
     // Sixty-four are let through, and one more for each that is answered. Nobody
     // is told anything of it.
@@ -138,47 +148,57 @@ fn a_server_that_is_back_is_trusted_step_by_step() {
 
 #[test]
 fn what_waits_for_a_server_on_probation_fails_when_that_fails() {
-    let server = Scripted::start(Fault::None);
-    let ketch = proxy(&[&server], "ramp: 1h");
-    let mut client = Client::connect(ketch.address());
-    assert_eq!(client.set("a", b"1"), "STORED");
-    let address = end(server, &ketch, "a");
-    let server = TcpListener::bind(address).unwrap();
-    drop(accept(&server, 2));
-    ketch.wait_for_log("server is back");
+    let (_ketch, mut client, server) = on_probation("ramp: 1h");
+    let address = server.local_addr().unwrap();
     let get = |at: usize| format!("get k{at}\r\n");
     client.send((0..64).map(get).collect::<String>());
     let mut server = accept(&server, 1);
     read_lines(&mut server, 64);
     // These have some time left when those fail.
+    let asked = now();
     client.send((64..100).map(get).collect::<String>());
     read_lines(&mut server, 0);
     let told = |cause: &str| Got::Error(format!("SERVER_ERROR {address} {cause}"));
     for at in 0..100 {
-        let expected = if at < 64 {
-            told("timed out")
+        let got = client.got(&format!("k{at}"));
+        // On a busy machine those may have had their time, too.
+        if at < 64 || asked.elapsed() >= TIMEOUT && got == told("timed out") {
+            assert_eq!(got, told("timed out"), "{at}");
         } else {
-            told("is ejected")
-        };
-        assert_eq!(client.got(&format!("k{at}")), expected, "{at}");
+            assert_eq!(got, told("is ejected"), "{at}");
+        }
     }
 }
 
 #[test]
 fn one_failure_ejects_a_server_that_has_just_come_back() {
-    let server = Scripted::start(Fault::None);
-    let ketch = proxy(&[&server], "ramp: 1h");
-    let mut client = Client::connect(ketch.address());
-    assert_eq!(client.set("a", b"1"), "STORED");
-    let address = end(server, &ketch, "a");
-    let server = TcpListener::bind(address).unwrap();
-    drop(accept(&server, 2));
-    ketch.wait_for_log("server is back");
+    let (ketch, mut client, server) = on_probation("ramp: 1h");
+    let address = server.local_addr().unwrap();
     client.send("get a\r\n");
     let _server = accept(&server, 1);
     let error = format!("SERVER_ERROR {address} timed out");
     assert_eq!(client.got("a"), Got::Error(error));
     ketch.wait_for_metric("ketch_server_ejections_total", "", 2.0);
+}
+
+#[test]
+fn probes_come_at_their_times_however_long_they_wait_for_answers() {
+    let server = Scripted::start(Fault::None);
+    let ketch = Ketch::start(&format!(
+        "listen: 127.0.0.1:0\nadmin: 127.0.0.1:0\nworkers: 1\npools:\n  main:\n    connect_timeout: 300ms\n    probe_first: 600ms\n    probe_max: 600ms\n    servers: [{}]\n",
+        server.address
+    ));
+    let address = end(server, &ketch, "a");
+    let server = TcpListener::bind(address).unwrap();
+    let mut silent = Vec::new();
+    let mut times = Vec::new();
+    for _ in 0..4 {
+        silent.push(server.accept().unwrap());
+        times.push(now());
+    }
+    let between = times.windows(2).map(|pair| pair[1] - pair[0]);
+    let shortest = between.min().unwrap();
+    assert!(shortest < Duration::from_millis(850), "{shortest:?}");
 }
 
 #[test]

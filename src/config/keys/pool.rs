@@ -377,7 +377,8 @@ pub(in crate::config) static POOL: Section<Pool> = Section {
                 form: WAIT,
             },
             preset: Preset::Fresh,
-            help: "The longest wait between two such questions. Not less than `probe_first`.",
+            help: "The longest time from one such question to the next, or as long as one may take \
+                   if that is longer. Not less than `probe_first`.",
             bound: "waits grow no more.",
         },
         Key {
