@@ -453,7 +453,7 @@ impl Handler for Worker {
         tokio::task::spawn_local(Rc::clone(&self).follow());
         tokio::task::spawn_local(Rc::clone(&self).let_go());
         tokio::task::spawn_local(Rc::clone(&self).relieve());
-        let mut received = 0;
+        let mut activity = (0, 0);
         let mut released = false;
         loop {
             clock::sleep(SWEEP).await;
@@ -461,8 +461,9 @@ impl Handler for Worker {
             self.stats
                 .held
                 .set(u64::try_from(held::total()).unwrap_or(u64::MAX));
-            let before = std::mem::replace(&mut received, self.received());
-            let idle = before == received;
+            // Clients that go free memory without a word.
+            let now = (self.received(), self.stats.sessions.get());
+            let idle = std::mem::replace(&mut activity, now) == now;
             if idle && !released {
                 self.release();
             }

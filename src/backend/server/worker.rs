@@ -125,13 +125,14 @@ impl Handler for Worker {
 
     async fn background(self: Rc<Self>) {
         tokio::task::spawn_local(Rc::clone(&self.turn).run());
-        let mut received = 0;
+        let mut activity = (0, 0);
         let mut released = false;
         loop {
             clock::sleep(SWEEP).await;
             self.sweep();
-            let before = std::mem::replace(&mut received, self.stats.bytes_received.get());
-            let idle = before == received;
+            // Clients that go free memory without a word.
+            let now = (self.stats.bytes_received.get(), self.stats.sessions.get());
+            let idle = std::mem::replace(&mut activity, now) == now;
             if idle && !released {
                 buffers::release();
                 self.sessions.borrow_mut().shrink_to_fit();
