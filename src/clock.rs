@@ -116,6 +116,15 @@ pub fn unix_seconds() -> u64 {
         .map_or(0, |since| since.as_secs())
 }
 
+/// Microseconds since the Unix epoch.
+pub fn unix_micros() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| {
+            u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
+        })
+}
+
 /// Seconds since the Unix epoch, but counted from the first moment by the clock
 /// that is never set: it does not jump, and does not run backwards.
 pub fn steady_unix_seconds() -> u64 {

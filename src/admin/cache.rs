@@ -28,6 +28,11 @@ families! {
     PAUSES Counter "ketch_client_pauses_total" [] "times that reading from a client paused because it was owed too much";
     YIELDS Counter "ketch_client_yields_total" [] "times that the requests of a client waited for those of others (-R)";
     LOGIN_FAILURES Counter "ketch_client_login_failures_total" [] "failed attempts to log in (-Y)";
+    WATCHERS Gauge "ketch_watchers" [] "clients that watch";
+    WATCH_EVENTS Counter "ketch_watch_events_total" [] "events noted for them";
+    WATCH_EVENTS_DROPPED Counter "ketch_watch_events_dropped_total" [] "events left out because too many waited (-o worker_logbuf_size)";
+    WATCH_LINES Counter "ketch_watch_lines_total" [] "lines handed to them";
+    WATCH_LINES_SKIPPED Counter "ketch_watch_lines_skipped_total" [] "lines left out because too much waited for a watcher (-o watcher_logbuf_size)";
     ITEMS Gauge "ketch_cache_items" [] "items there are";
     ITEM_BYTES Gauge "ketch_cache_item_bytes" [] "bytes of items in the log and in chunks";
     INDEX_BYTES Gauge "ketch_cache_index_bytes" [] "bytes of the index";
@@ -125,6 +130,13 @@ fn render(shared: &Shared) -> String {
     page.family(&SESSIONS_MAX).sample(&[], gate.sessions_max());
     page.family(&ACCEPTED).sample(&[], gate.accepted());
     page.family(&REFUSED).sample(&[], gate.refused());
+    let watch = shared.watch.counts();
+    page.family(&WATCHERS).sample(&[], watch.watchers);
+    page.family(&WATCH_EVENTS).sample(&[], watch.written);
+    page.family(&WATCH_EVENTS_DROPPED)
+        .sample(&[], watch.dropped);
+    page.family(&WATCH_LINES).sample(&[], watch.sent);
+    page.family(&WATCH_LINES_SKIPPED).sample(&[], watch.skipped);
     let store = &shared.store;
     let totals = store.totals();
     page.family(&ITEMS).sample(&[], totals.items);

@@ -7,6 +7,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use super::store::Store;
+use super::watch::Desk;
 
 /// Items looked at under one lock: some ten microseconds.
 const SLICE: usize = 256;
@@ -35,13 +36,23 @@ impl Janitor {
     ///
     /// If the system has none.
     pub fn start(store: Arc<Store>) -> io::Result<Self> {
+        Self::start_at(store, None)
+    }
+
+    /// As [`Self::start`], for a store that can be watched: at the desk it notes what it
+    /// evicts.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::start`].
+    pub fn start_at(store: Arc<Store>, desk: Option<Desk>) -> io::Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let seen = Arc::clone(&stop);
         let thread = thread::Builder::new()
             .name("janitor".to_owned())
             .spawn(move || {
                 while !seen.load(Ordering::Relaxed) {
-                    let pause = if round(&store, &seen) {
+                    let pause = if round(&store, desk.as_ref(), &seen) {
                         BUSY_PAUSE
                     } else {
                         IDLE_PAUSE
@@ -69,11 +80,11 @@ impl Drop for Janitor {
 }
 
 /// Goes over all shards once, with pauses. Returns whether there was work.
-fn round(store: &Store, stop: &AtomicBool) -> bool {
+fn round(store: &Store, desk: Option<&Desk>, stop: &AtomicBool) -> bool {
     let mut slices = 0;
     let mut worked = false;
     for shard in 0..store.shards() {
-        while store.tidy(shard, SLICE, store.now()) {
+        while tidy(store, shard, desk) {
             worked = true;
             slices += 1;
             if slices == SLICES {
@@ -86,6 +97,12 @@ fn round(store: &Store, stop: &AtomicBool) -> bool {
         }
     }
     worked
+}
+
+/// Takes a slice of the work on a shard. Returns whether there may be more.
+fn tidy(store: &Store, shard: usize, desk: Option<&Desk>) -> bool {
+    let _working = desk.and_then(|desk| desk.work(0));
+    store.tidy(shard, SLICE, store.now())
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ pub mod janitor;
 pub mod server;
 pub mod sink;
 pub mod store;
+pub mod watch;
 
 pub use janitor::Janitor;
 pub use store::{Settings, Store};

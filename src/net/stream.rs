@@ -1,6 +1,7 @@
 //! A connection, over TCP or a Unix socket, as two halves.
 
 use std::io::{self, IoSlice, IoSliceMut};
+use std::os::fd::{AsFd, OwnedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -136,6 +137,24 @@ impl WriteHalf {
         match self {
             Self::Tcp(half) => half.try_write_vectored(pieces),
             Self::Unix(half) => half.try_write_vectored(pieces),
+        }
+    }
+
+    /// A second handle to the socket, which must not block either.
+    ///
+    /// # Errors
+    ///
+    /// If the process has no descriptor for it.
+    pub fn duplicate(&self) -> io::Result<OwnedFd> {
+        match self {
+            Self::Tcp(half) => {
+                let stream: &TcpStream = half.as_ref();
+                stream.as_fd().try_clone_to_owned()
+            }
+            Self::Unix(half) => {
+                let stream: &UnixStream = half.as_ref();
+                stream.as_fd().try_clone_to_owned()
+            }
         }
     }
 

@@ -33,6 +33,7 @@ mod scripted;
 mod sessions;
 mod soak;
 mod target;
+mod watch;
 
 use std::time::Instant;
 

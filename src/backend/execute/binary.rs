@@ -3,12 +3,13 @@
 //! What is about items; statistics, and what ends a connection, is the server's.
 
 use super::text::touched;
-use super::{Held, admit, delete, unsigned_expiry, value_bytes_max};
+use super::{Held, admit, delete, note_refused, unsigned_expiry, value_bytes_max};
 use crate::backend::sink::Sink;
 use crate::backend::store::{
     At, Count, Counted, Found, Full, Mode, Put, Shard, State, Store, StoreChange, Stored, Tag,
     Value,
 };
+use crate::backend::watch::{How, Removed};
 use crate::protocol::binary::request::NO_VIVIFY;
 use crate::protocol::binary::{Extras, Header, MAGIC_RESPONSE, Opcode, Request, Status};
 use crate::protocol::number::Decimal;
@@ -61,6 +62,18 @@ fn head(request: &Request<'_>, status: Status, cas: u64, parts: [usize; 3], out:
         cas,
     };
     out.extend_from_slice(&header.to_bytes());
+}
+
+/// How a request stores its value.
+pub(super) fn mode(request: &Request<'_>) -> Mode {
+    match request.opcode.loud() {
+        Opcode::Append => Mode::Append,
+        Opcode::Prepend => Mode::Prepend,
+        _ if request.cas != 0 => Mode::Cas,
+        Opcode::Add => Mode::Add,
+        Opcode::Replace => Mode::Replace,
+        _ => Mode::Set,
+    }
 }
 
 /// A request, with what all of them need.
@@ -214,6 +227,11 @@ impl Asked<'_> {
                 self.fail(status, out);
             }
             Err(status) => {
+                note_refused(
+                    self.key(),
+                    mode(self.request).into(),
+                    status == Status::TooLarge,
+                );
                 if loud == Opcode::Set {
                     // Lest the value that was to be replaced is read as current.
                     delete(store, self.key(), self.now);
@@ -230,14 +248,7 @@ impl Asked<'_> {
 
     fn store(&self, store: &Store, flags: u32, value: Value<'_>) -> Result<Stored, Full> {
         let compare = self.request.cas;
-        let mode = match self.request.opcode.loud() {
-            Opcode::Append => Mode::Append,
-            Opcode::Prepend => Mode::Prepend,
-            _ if compare != 0 => Mode::Cas,
-            Opcode::Add => Mode::Add,
-            Opcode::Replace => Mode::Replace,
-            _ => Mode::Set,
-        };
+        let mode = mode(self.request);
         let change = StoreChange {
             mode,
             key: self.key(),
@@ -267,6 +278,7 @@ impl Asked<'_> {
                 return Status::Exists;
             }
             shard.counters.delete_hits += 1;
+            shard.note_removal(at, Removed::Delete);
             shard.remove(at);
             Status::Ok
         });
@@ -347,6 +359,8 @@ impl Asked<'_> {
             state: State::default(),
             value: Value::small(digits.as_bytes()),
         };
-        shard.put(tag, None, &put, self.now)
+        let at = shard.put(tag, None, &put, self.now)?;
+        shard.note_new(&put, How::Add, self.now);
+        Ok(at)
     }
 }

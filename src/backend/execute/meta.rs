@@ -3,11 +3,15 @@
 use std::io::Write as _;
 
 use super::text::{NOT_A_NUMBER, to_u64, write_data};
-use super::{Held, OUT_OF_MEMORY, admit, delete, expiry, line, remaining, value_bytes_max};
+use super::{
+    Held, OUT_OF_MEMORY, TOO_LARGE, admit, delete, expiry, line, note_refused, remaining,
+    value_bytes_max,
+};
 use crate::backend::sink::Sink;
 use crate::backend::store::{
     At, Count, Counted, Full, Mode, Put, Shard, State, Store, StoreChange, Stored, Tag, Value,
 };
+use crate::backend::watch::{How, Removed};
 use crate::protocol::Error;
 use crate::protocol::key::{decode_base64, encode_base64};
 use crate::protocol::meta::{Meta, Mode as Wanted, Verb};
@@ -275,6 +279,18 @@ impl Asked<'_> {
     }
 }
 
+/// How `ms` stores its value.
+pub(super) fn mode(request: &Meta<'_>) -> Mode {
+    match request.mode {
+        Wanted::Set | Wanted::Replace if request.cas.is_some() => Mode::Cas,
+        Wanted::Replace => Mode::Replace,
+        Wanted::Add => Mode::Add,
+        Wanted::Append => Mode::Append,
+        Wanted::Prepend => Mode::Prepend,
+        Wanted::Set | Wanted::Incr | Wanted::Decr => Mode::Set,
+    }
+}
+
 /// `ms`.
 impl Asked<'_> {
     fn set(&self, store: &Store, value: &Held<'_>, out: &mut Vec<u8>) -> Outcome {
@@ -291,6 +307,7 @@ impl Asked<'_> {
             Ok(Stored::Exists) => (Outcome::Exists, b"EX", 0, value.len()),
             Ok(Stored::NotFound) => (Outcome::NotFound, b"NF", 0, value.len()),
             Err(text) => {
+                note_refused(self.key, mode(request).into(), text == TOO_LARGE);
                 delete(store, self.key, self.now);
                 line(out, text);
                 return Outcome::ServerError;
@@ -313,15 +330,7 @@ impl Asked<'_> {
 
     fn store(&self, store: &Store, value: Value<'_>) -> Result<Stored, Full> {
         let request = self.request;
-        let compared = request.cas.is_some();
-        let mode = match request.mode {
-            Wanted::Set | Wanted::Replace if compared => Mode::Cas,
-            Wanted::Replace => Mode::Replace,
-            Wanted::Add => Mode::Add,
-            Wanted::Append => Mode::Append,
-            Wanted::Prepend => Mode::Prepend,
-            Wanted::Set | Wanted::Incr | Wanted::Decr => Mode::Set,
-        };
+        let mode = mode(request);
         let extends = matches!(mode, Mode::Append | Mode::Prepend);
         let exptime = match self.vivified().filter(|_| extends) {
             Some(exptime) => exptime,
@@ -392,6 +401,7 @@ impl Asked<'_> {
                 value: Value::small(b""),
             };
             at = shard.put(tag, Some(at), &put, self.now)?;
+            shard.note_new(&put, How::Set, self.now);
         }
         if self.has(b'I') {
             if let Some(exptime) = self.exptime() {
@@ -408,6 +418,7 @@ impl Asked<'_> {
             return Ok(Outcome::Done);
         }
         shard.counters.delete_hits += 1;
+        shard.note_removal(at, Removed::Meta);
         if !self.has(b'x') {
             shard.remove(at);
         }
@@ -482,6 +493,7 @@ impl Asked<'_> {
                     value: Value::small(digits.as_bytes()),
                 };
                 let at = shard.put(tag, None, &put, self.now)?;
+                shard.note_new(&put, How::Add, self.now);
                 Told::Number(Number {
                     number,
                     cas: shard.get(at).item.cas(),

@@ -10,6 +10,7 @@ mod text;
 
 use super::sink::Sink;
 use super::store::{CHUNK_BYTES, DEAD, Full, Owned, Store, Value};
+use super::watch::{self, Event, How, Kinds, Status};
 use crate::protocol::binary as frame;
 use crate::protocol::meta::ItemKey;
 use crate::protocol::reply::Outcome;
@@ -212,6 +213,38 @@ fn admit(store: &Store, key_len: usize, flags: u32, value_len: usize) -> Result<
         store.count_too_large();
         Err(TOO_LARGE)
     }
+}
+
+/// Tells watchers of a value that a command announces and that is too large by far:
+/// the command itself was refused.
+pub fn note_too_large(request: &Request<'_>) {
+    match request {
+        Request::Store(request) => note_refused(request.key, text::how(request.verb), true),
+        Request::Meta(request) => {
+            let key = request.item_key();
+            note_refused(key.as_bytes(), meta::mode(request).into(), true);
+        }
+        _ => {}
+    }
+}
+
+/// As [`note_too_large`], in the binary dialect.
+pub fn note_too_large_binary(request: &frame::Request<'_>) {
+    note_refused(request.key, binary::mode(request).into(), true);
+}
+
+/// Tells watchers of a value that was refused before the store was asked.
+fn note_refused(key: &[u8], how: How, is_too_large: bool) {
+    watch::note_with(Kinds::MUTATIONS, key, || Event::Stored {
+        status: if is_too_large {
+            Status::TooLarge
+        } else {
+            Status::NoMemory
+        },
+        how,
+        ttl: 0,
+        bytes: 0,
+    });
 }
 
 /// A value that is to be stored.

@@ -1,10 +1,13 @@
 //! The classic dialect.
 
-use super::{Held, OUT_OF_MEMORY, admit, delete, expiry, line, value_bytes_max};
+use super::{
+    Held, OUT_OF_MEMORY, TOO_LARGE, admit, delete, expiry, line, note_refused, value_bytes_max,
+};
 use crate::backend::sink::Sink;
 use crate::backend::store::{
     self, At, Count, Counted, Found, Full, Mode, Shard, Stored, Tag, Value,
 };
+use crate::backend::watch::{How, Removed};
 use crate::protocol::number::write_u64;
 use crate::protocol::reply::Outcome;
 use crate::protocol::request::{Change, ChangeVerb, Retrieve, Store, StoreVerb};
@@ -173,14 +176,29 @@ pub(super) fn store(
         Ok(Stored::NotFound) => (Outcome::NotFound, "NOT_FOUND"),
         Err(text) => (Outcome::ServerError, text),
     };
-    if stored.is_err() && request.verb == StoreVerb::Set {
-        // Lest the value that was to be replaced is read as current.
-        delete(store, request.key, now);
+    if stored.is_err() {
+        note_refused(request.key, how(request.verb), text == TOO_LARGE);
+        if request.verb == StoreVerb::Set {
+            // Lest the value that was to be replaced is read as current.
+            delete(store, request.key, now);
+        }
     }
     if !request.noreply {
         line(out, text);
     }
     outcome
+}
+
+/// As watchers are told of it.
+pub(super) fn how(verb: StoreVerb) -> How {
+    match verb {
+        StoreVerb::Set => How::Set,
+        StoreVerb::Add => How::Add,
+        StoreVerb::Replace => How::Replace,
+        StoreVerb::Append => How::Append,
+        StoreVerb::Prepend => How::Prepend,
+        StoreVerb::Cas => How::Cas,
+    }
 }
 
 fn store_value(
@@ -230,6 +248,7 @@ pub(super) fn change(
                 match found {
                     Some(at) => {
                         shard.counters.delete_hits += 1;
+                        shard.note_removal(at, Removed::Delete);
                         shard.remove(at);
                     }
                     None => shard.counters.delete_misses += 1,

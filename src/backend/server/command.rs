@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use super::session::{End, Session};
 use super::shared::{Shared, Stop};
 use super::stats;
+use super::watch;
 use crate::backend::execute;
 use crate::net::outbox::Writer;
 use crate::protocol::Error;
@@ -44,9 +45,12 @@ pub(super) fn execute(
                 AdminVerb::CacheMemlimit => cache_memlimit(shared, args),
                 AdminVerb::Shutdown => match shutdown(shared, args) {
                     Some(text) => text,
-                    None => return session.end(End::Client),
+                    None => return session.end(End::Shutdown),
                 },
-                AdminVerb::Watch => watch(args),
+                AdminVerb::Watch => match watch::begin(session, shared, args, out) {
+                    Some(text) => return say(out, text),
+                    None => return,
+                },
                 AdminVerb::Slabs => slabs(args),
                 AdminVerb::LruCrawler => lru_crawler(args),
                 AdminVerb::Lru => "ERROR",
@@ -115,29 +119,6 @@ fn shutdown(shared: &Shared, args: &[u8]) -> Option<&'static str> {
         _ => return Some("CLIENT_ERROR invalid shutdown mode"),
     }
     None
-}
-
-/// What memcached lets clients watch.
-const WATCHED: [&[u8]; 10] = [
-    b"rawcmds",
-    b"evictions",
-    b"fetchers",
-    b"mutations",
-    b"sysevents",
-    b"connevents",
-    b"proxyreqs",
-    b"proxyevents",
-    b"proxyuser",
-    b"deletions",
-];
-
-/// Nothing can be watched here.
-fn watch(args: &[u8]) -> &'static str {
-    if Words::new(args).all(|word| WATCHED.contains(&word)) {
-        "CLIENT_ERROR watch commands not allowed"
-    } else {
-        "ERROR"
-    }
 }
 
 /// There are none to move.

@@ -24,6 +24,9 @@ impl Talk {
                 None => Step::More { need, scanned: 0 },
             },
             Cut::Refused(refused) => {
+                if refused.status == Status::TooLarge {
+                    reading.note_too_large_frame(rest.get(..refused.len).unwrap_or_default());
+                }
                 reading.refuse_frame(&refused);
                 self.swallow = refused.swallow;
                 Step::Used(refused.len)
@@ -129,6 +132,14 @@ impl Reading<'_, '_> {
             answer(request, name.as_bytes(), value.as_bytes(), out);
         }
         answer(request, b"", b"", out);
+    }
+
+    /// Tells watchers of a value that was refused for its size, from the header, extras
+    /// and key that announced it.
+    fn note_too_large_frame(&self, head: &[u8]) {
+        if let Some((request, _, _)) = binary::announced(head, &self.limits_of_any_value()) {
+            execute::note_too_large_binary(&request);
+        }
     }
 
     fn refuse_frame(&mut self, refused: &binary::Refused<'_>) {

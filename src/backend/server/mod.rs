@@ -14,6 +14,7 @@ mod shared;
 mod stats;
 mod talk;
 mod users;
+mod watch;
 mod worker;
 
 pub use settings::{Dialect, Settings, Told};

@@ -1,6 +1,6 @@
 //! One client.
 
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell};
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -9,6 +9,7 @@ use std::task::{Context, Poll};
 use super::shared::Presence;
 use super::talk::Talk;
 use super::worker::Worker;
+use crate::backend::watch::Seat;
 use crate::net::inbox::Inbox;
 use crate::net::outbox::Outbox;
 use crate::net::stream::{ReadHalf, WriteHalf};
@@ -26,6 +27,8 @@ pub(super) enum End {
     Rubbish,
     /// It was idle for too long.
     Idle,
+    /// It had the process end.
+    Shutdown,
 }
 
 /// One client connection and its state.
@@ -37,6 +40,11 @@ pub(super) struct Session {
     /// Why the session is ending: nothing more is read, what is owed is still
     /// sent.
     ending: Cell<Option<End>>,
+    /// Its place among those who watch, once it does.
+    seat: OnceCell<Seat>,
+    /// Nothing that the client says is listened to any more: the session is ending, or
+    /// the client watches.
+    deaf: Cell<bool>,
     /// The session waits for its client to take replies.
     paused: Cell<bool>,
     /// Bytes sent that are in the worker's counter already.
@@ -51,6 +59,8 @@ impl Session {
             worker,
             presence,
             ending: Cell::new(None),
+            seat: OnceCell::new(),
+            deaf: Cell::new(false),
             paused: Cell::new(false),
             sent_counted: Cell::new(0),
         })
@@ -65,14 +75,23 @@ impl Session {
     pub(super) fn end(&self, end: End) {
         if self.ending.get().is_none() {
             self.ending.set(Some(end));
+            self.deaf.set(true);
             self.outbox.wake_owner();
         }
     }
 
-    /// Whether the session is ending.
+    /// Lets the client watch to the end of the session.
+    pub(super) fn watch(&self, seat: Seat) {
+        if self.seat.set(seat).is_ok() {
+            self.deaf.set(true);
+            self.presence.set_watches();
+        }
+    }
+
+    /// Whether what the client says is not listened to any more.
     #[inline]
-    pub(super) fn is_ending(&self) -> bool {
-        self.ending.get().is_some()
+    pub(super) fn is_deaf(&self) -> bool {
+        self.deaf.get()
     }
 
     /// Serves the client to the end of the session; returns why it ended. The

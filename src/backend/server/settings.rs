@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::users::Users;
+use crate::backend::watch;
 
 /// Which dialects a listener speaks (`-B`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -44,6 +45,11 @@ pub struct Settings {
     pub flush: bool,
     /// Whether clients may list keys (not with `-X`).
     pub dump: bool,
+    /// Whether clients may watch (not with `-W`).
+    pub watch: bool,
+    /// How much may wait for those who do (`-o watcher_logbuf_size`,
+    /// `worker_logbuf_size`).
+    pub watch_room: watch::Settings,
     /// Whether clients may end the process (`-A`).
     pub shutdown: bool,
     /// Whether clients may move the clock: for tests of clients and servers.
@@ -101,6 +107,8 @@ impl Default for Settings {
             idle_timeout: Duration::ZERO,
             flush: true,
             dump: true,
+            watch: true,
+            watch_room: watch::Settings::default(),
             shutdown: false,
             move_clock: false,
             prefix_delimiter: b':',

@@ -12,6 +12,7 @@ use super::settings::{Dialect, Settings};
 use super::users::Users;
 use super::worker::WorkerStats;
 use crate::backend::store::Store;
+use crate::backend::watch::Hub;
 use crate::clock::{self, Moment};
 use crate::net::listener::Gate;
 
@@ -27,6 +28,8 @@ pub enum Stop {
 /// What a session lets others know.
 #[derive(Debug)]
 pub(super) struct Presence {
+    /// Its number among all sessions and listeners.
+    pub(super) number: u64,
     /// Who it is with.
     pub(super) peer: String,
     /// The listener it came in at.
@@ -35,15 +38,19 @@ pub(super) struct Presence {
     last: AtomicU64,
     /// Whether a value is on its way.
     state: AtomicU8,
+    /// Whether it watches.
+    watches: AtomicBool,
 }
 
 impl Presence {
-    pub(super) fn new(peer: String, listener: usize) -> Self {
+    pub(super) fn new(number: u64, peer: String, listener: usize) -> Self {
         Self {
+            number,
             peer,
             listener,
             last: AtomicU64::new(clock::now().as_micros()),
             state: AtomicU8::new(0),
+            watches: AtomicBool::new(false),
         }
     }
 
@@ -64,6 +71,17 @@ impl Presence {
 
     pub(super) fn is_halfway(&self) -> bool {
         self.state.load(Ordering::Relaxed) != 0
+    }
+}
+
+impl Presence {
+    /// Notes that the client watches from now on.
+    pub(super) fn set_watches(&self) {
+        self.watches.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn watches(&self) -> bool {
+        self.watches.load(Ordering::Relaxed)
     }
 }
 
@@ -127,6 +145,8 @@ pub struct Shared {
     pub started: Moment,
     /// What clients have said about how much is logged.
     pub verbosity: AtomicU32,
+    /// Who watches.
+    pub watch: Arc<Hub>,
     /// Counters by prefix of key.
     pub(super) detail: Detail,
     /// Times that everything was dropped.
@@ -154,6 +174,7 @@ impl Shared {
             listeners,
             started: clock::now(),
             verbosity: AtomicU32::new(settings.verbosity),
+            watch: Hub::new(settings.watch_room),
             detail: Detail::new(settings.prefix_delimiter, settings.detail),
             users: ArcSwapOption::from_pointee(settings.users.clone()),
             settings,
@@ -221,8 +242,8 @@ impl Shared {
             .collect()
     }
 
-    pub(super) fn enter(&self, number: u64, presence: Arc<Presence>) {
-        lock(&self.sessions).insert(number, presence);
+    pub(super) fn enter(&self, presence: Arc<Presence>) {
+        lock(&self.sessions).insert(presence.number, presence);
     }
 
     pub(super) fn leave(&self, number: u64) {

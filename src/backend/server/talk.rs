@@ -108,6 +108,7 @@ impl Talk {
         let shared = session.worker.shared();
         session.presence().spoke(clock::now());
         let now = shared.store.now();
+        let _working = session.worker.desk.work(session.presence().number);
         let mut out = session.outbox.writer();
         let mut reading = Reading {
             session,
@@ -137,8 +138,8 @@ impl Talk {
             if rest.is_empty() {
                 return consumed(used, 0, 0);
             }
-            if reading.session.is_ending() {
-                // `quit`: what comes after it is not read.
+            if reading.session.is_deaf() {
+                // `quit` or `watch`: what comes after it is not read.
                 return consumed(batch.bytes.len(), 0, 0);
             }
             if reading.out.len() >= PAUSE_BYTES {
@@ -215,6 +216,9 @@ impl Talk {
             } => {
                 let line = rest.get(..len).unwrap_or_default();
                 if !(error == Error::UnknownCommand && reading.command_of_tests(line)) {
+                    if error == Error::TooLarge {
+                        reading.note_too_large(line);
+                    }
                     reading.refuse(error, silent, replaced);
                 }
                 self.swallow = swallow;
@@ -291,6 +295,7 @@ impl Talk {
         let read = incoming.poll_read(cx, stream, &shared.store, now);
         let read = std::task::ready!(read)?;
         session.presence().spoke(clock::now());
+        let _working = session.worker.desk.work(session.presence().number);
         let mut out = session.outbox.writer();
         let mut reading = Reading {
             session,
@@ -469,6 +474,24 @@ impl Reading<'_, '_> {
         }
         if !silent {
             self.say(&error.to_string());
+        }
+    }
+
+    /// Tells watchers of a value that was refused for its size, from the command that
+    /// announced it.
+    fn note_too_large(&self, line: &[u8]) {
+        let announced = text::cut(line, 0, &self.limits_of_any_value());
+        if let Cut::Announced { request, .. } = announced {
+            execute::note_too_large(&request);
+        }
+    }
+
+    /// Bounds within which every value is announced.
+    pub(super) fn limits_of_any_value(&self) -> Limits {
+        Limits {
+            value_bytes_max: usize::MAX,
+            announce_bytes_min: 0,
+            ..self.limits
         }
     }
 

@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use super::session::{End, Session};
 use super::shared::{Presence, Shared};
+use super::watch::{note_closed, note_opened};
+use crate::backend::watch::{self, Desk};
 use crate::clock;
 use crate::net::stream::Stream;
 use crate::net::turn::Turn;
@@ -52,6 +54,8 @@ pub struct Worker {
     sessions: RefCell<Vec<Weak<Session>>>,
     /// What this worker counts.
     pub(super) stats: Arc<WorkerStats>,
+    /// Where it notes what it does, for those who watch.
+    pub(super) desk: Desk,
 }
 
 /// The next number of a session, over all workers.
@@ -63,6 +67,7 @@ impl Worker {
         let stats = Arc::new(WorkerStats::default());
         shared.add_worker(Arc::clone(&stats));
         Self {
+            desk: shared.watch.desk(),
             shared,
             turn: Rc::default(),
             sessions: RefCell::default(),
@@ -85,6 +90,10 @@ impl Worker {
         }
         let now = clock::now();
         for session in sessions.iter().filter_map(Weak::upgrade) {
+            // Who watches has nothing to say.
+            if session.presence().watches() {
+                continue;
+            }
             if now.since(session.presence().last()) >= timeout {
                 session.end(End::Idle);
             }
@@ -104,8 +113,9 @@ impl Handler for Worker {
         // Those of the listeners come first.
         let listeners = u64::try_from(self.shared.listeners.len()).unwrap_or(0);
         let number = listeners + NUMBER.fetch_add(1, Ordering::Relaxed);
-        let presence = Arc::new(Presence::new(stream.peer(), origin));
-        self.shared.enter(number, Arc::clone(&presence));
+        let presence = Arc::new(Presence::new(number, stream.peer(), origin));
+        self.shared.enter(Arc::clone(&presence));
+        note_opened(&self, &presence);
         let (read, write) = stream.into_split();
         let session = Session::new(Rc::clone(&self), write, presence);
         self.sessions.borrow_mut().push(Rc::downgrade(&session));
@@ -118,6 +128,7 @@ impl Handler for Worker {
                 self.stats.idle_kicks.increment();
             }
             self.shared.leave(number);
+            note_closed(&self, session.presence(), end);
             drop(place);
             session.let_go();
         }
@@ -136,6 +147,7 @@ impl Handler for Worker {
             if idle && !released {
                 buffers::release();
                 self.sessions.borrow_mut().shrink_to_fit();
+                watch::release();
                 memory::trim();
             }
             released = idle;

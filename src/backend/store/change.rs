@@ -136,6 +136,7 @@ impl Shard {
     pub fn store(&mut self, tag: Tag, store: &Store<'_>, now: u32) -> Result<Stored, Full> {
         let stored = self.try_store(tag, store, now)?;
         self.counters.sets += 1;
+        self.note_store(tag, store, stored, now);
         Ok(stored)
     }
 

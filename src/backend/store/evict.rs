@@ -212,6 +212,7 @@ impl Shard {
         self.counters.evicted_unfetched += u64::from(!word.state().fetched);
         self.counters.evicted_active += u64::from(word.uses() > 0);
         self.counters.evicted_seconds = u64::from(now.saturating_sub(item.accessed()));
+        self.note_eviction(at, now);
         let ghost = (queue == Queue::Young).then(|| Location::mark(self.generation));
         self.take_out(at, ghost);
     }

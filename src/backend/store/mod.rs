@@ -15,6 +15,7 @@ mod index;
 mod item;
 mod log;
 mod memory;
+mod noted;
 mod shard;
 mod table;
 mod value;
@@ -32,6 +33,7 @@ pub use memory::{CHUNK_BYTES, EXTENT_BYTES, Large, Memory};
 pub use shard::{At, Found, Full, Put, Shard, Value};
 pub use value::{Filling, Owned};
 
+use crate::backend::watch;
 use crate::clock;
 use hash::{Hash, SHARDS_MAX};
 use memory::{CHUNK_COST, EXTENT_COST};
@@ -248,12 +250,14 @@ impl Store {
         mut write: impl FnMut(&mut Shard, Tag) -> Result<T, Full>,
     ) -> Result<T, Full> {
         let mut shard = home.slot.lock();
+        let mut noted = watch::mark();
         if let Ok(done) = write(&mut shard, home.tag) {
             shard.keep_room(now);
             home.slot.note(&shard);
             return Ok(done);
         }
         for _ in 0..ATTEMPTS_MAX {
+            watch::retract(noted);
             // Room is made where most is taken; else every shard looks after
             // itself.
             let fair = self.memory.limit() / self.slots.len();
@@ -267,6 +271,7 @@ impl Store {
                 }
                 shard = home.slot.lock();
             }
+            noted = watch::mark();
             if let Ok(done) = write(&mut shard, home.tag) {
                 home.slot.note(&shard);
                 return Ok(done);

@@ -18,6 +18,7 @@ use super::item::{self, Item, NewItem, State};
 use super::log::{Location, Queue, Segments};
 use super::memory::{CHUNK_COST, EXTENT_COST, Extent, Large, Memory};
 use super::table::Table;
+use crate::backend::watch::{self, Kinds};
 
 /// There is no memory for what was to be done. Nothing of it has been done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -280,6 +281,15 @@ impl Shard {
     /// Finds the item of a key. One that has expired is not found, and is gone.
     #[inline]
     pub fn find(&mut self, tag: Tag, key: &[u8], now: u32) -> Option<At> {
+        if watch::wants(Kinds::FETCHERS) {
+            return self.find_and_note(tag, key, now);
+        }
+        self.look_up(tag, key, now)
+    }
+
+    /// As [`Self::find`], without anybody being told.
+    #[inline]
+    pub(super) fn look_up(&mut self, tag: Tag, key: &[u8], now: u32) -> Option<At> {
         self.flush_if_due(now);
         let segments = &self.segments;
         let found = self

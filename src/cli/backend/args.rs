@@ -141,7 +141,7 @@ pub(crate) struct Args {
     #[arg(short = 'X', long)]
     pub(super) disable_dumping: bool,
 
-    /// Refuse `watch`, which is refused anyway.
+    /// Refuse `watch`.
     #[arg(short = 'W', long)]
     pub(super) disable_watch: bool,
 

@@ -2,11 +2,17 @@
 
 use std::time::Duration;
 
+use ketch::backend::watch;
+
 use super::super::BadUsage;
+
+/// Least and most KiB that may wait for a watcher, or on the shelf of a thread. A line is
+/// shorter than one.
+const LOGBUF_KIB: std::ops::RangeInclusive<usize> = 2..=1 << 20;
 
 /// Options that steer what does not exist here, or is always so: taken without
 /// effect. A value may follow each.
-pub(super) const WITHOUT_EFFECT: [&str; 30] = [
+pub(super) const WITHOUT_EFFECT: [&str; 28] = [
     "hashpower",
     "no_hashexpand",
     "slab_reassign",
@@ -28,8 +34,6 @@ pub(super) const WITHOUT_EFFECT: [&str; 30] = [
     "hot_max_factor",
     "warm_max_factor",
     "temporary_ttl",
-    "watcher_logbuf_size",
-    "worker_logbuf_size",
     "inline_ascii_resp",
     "no_inline_ascii_resp",
     "read_buf_mem_limit",
@@ -57,6 +61,8 @@ pub(super) struct Extended {
     pub(super) maintains: bool,
     /// `track_sizes`.
     pub(super) tracks_sizes: bool,
+    /// `watcher_logbuf_size` and `worker_logbuf_size`.
+    pub(super) watch_room: watch::Settings,
     /// `relaxed_privileges`, of memcached's debug build: whether clients may move
     /// the clock.
     pub(super) moves_clock: bool,
@@ -77,6 +83,7 @@ impl Extended {
             crawls: true,
             maintains: true,
             tracks_sizes: false,
+            watch_room: watch::Settings::default(),
             moves_clock: false,
             without_effect: Vec::new(),
         };
@@ -104,6 +111,8 @@ impl Extended {
             "lru_maintainer" => self.maintains = true,
             "no_lru_maintainer" => self.maintains = false,
             "track_sizes" => self.tracks_sizes = true,
+            "watcher_logbuf_size" => self.watch_room.watcher_bytes = logbuf_bytes(name, value)?,
+            "worker_logbuf_size" => self.watch_room.worker_bytes = logbuf_bytes(name, value)?,
             "relaxed_privileges" => self.moves_clock = true,
             _ if SILENT.contains(&name) => {}
             _ if WITHOUT_EFFECT.contains(&name) => self.without_effect.push(name.to_owned()),
@@ -119,6 +128,13 @@ impl Extended {
         }
         Ok(())
     }
+}
+
+fn logbuf_bytes(name: &str, value: Option<&str>) -> Result<usize, BadUsage> {
+    let kib = value.and_then(|value| value.parse().ok());
+    let kib = kib.filter(|kib| LOGBUF_KIB.contains(kib));
+    let kib = kib.ok_or_else(|| bad(name, "needs a number of KiB, 2 to 1048576"))?;
+    Ok(kib << 10)
 }
 
 fn bad(name: &str, why: &str) -> BadUsage {
@@ -142,6 +158,19 @@ mod tests {
     }
 
     #[test]
+    fn watchers_get_the_room_that_is_asked_for() {
+        let room = read("watcher_logbuf_size=8,track_sizes")
+            .unwrap()
+            .watch_room;
+        assert_eq!((room.watcher_bytes, room.worker_bytes), (8 << 10, 64 << 10));
+        let room = read("worker_logbuf_size=1024").unwrap().watch_room;
+        assert_eq!(
+            (room.watcher_bytes, room.worker_bytes),
+            (256 << 10, 1 << 20)
+        );
+    }
+
+    #[test]
     fn what_means_nothing_here_is_told() {
         let extended = read("slab_chunk_max=16,hashpower=20,drop_privileges").unwrap();
         let told = ["slab_chunk_max", "hashpower", "drop_privileges"];
@@ -156,6 +185,9 @@ mod tests {
             "proxy_config=x",
             "nonsense",
             "idle_timeout",
+            "watcher_logbuf_size",
+            "worker_logbuf_size=0",
+            "worker_logbuf_size=1048577",
         ] {
             assert!(read(option).is_err(), "{option}");
         }

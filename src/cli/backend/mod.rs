@@ -142,6 +142,8 @@ impl Plan {
                 idle_timeout: extended.idle_timeout,
                 flush: !args.disable_flush_all,
                 dump: !args.disable_dumping,
+                watch: !args.disable_watch,
+                watch_room: extended.watch_room,
                 shutdown: args.enable_shutdown,
                 move_clock: extended.moves_clock,
                 prefix_delimiter: args.delimiter.unwrap_or(b':'),
@@ -248,10 +250,11 @@ async fn serve(args: &Args, plan: Plan) -> anyhow::Result<Arc<Workers<usize>>> {
         tracing::warn!(%error, "-k: memory cannot be locked");
     }
     let store = Arc::new(Store::new(plan.store));
-    let janitor = Janitor::start(Arc::clone(&store)).context("cannot start a thread")?;
     let gate = Arc::new(Gate::new(room));
     let threads = plan.settings.threads;
-    let shared = Shared::new(store, plan.settings, Arc::clone(&gate), names);
+    let shared = Shared::new(Arc::clone(&store), plan.settings, Arc::clone(&gate), names);
+    let desk = shared.watch.desk();
+    let janitor = Janitor::start_at(store, Some(desk)).context("cannot start a thread")?;
     let of_workers = Arc::clone(&shared);
     let make = move |_| Worker::new(Arc::clone(&of_workers));
     let workers = Workers::start(threads, "worker", make).context("cannot start workers")?;

@@ -4,6 +4,7 @@ mod queue;
 
 use std::cell::{Cell, RefCell};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::task::Waker;
 
@@ -119,6 +120,18 @@ impl Outbox {
             half.abort();
         }
         self.discard();
+    }
+
+    /// A second handle to the socket, for who writes to it when nothing is queued here.
+    ///
+    /// # Errors
+    ///
+    /// If there is no socket, or no descriptor for the handle.
+    pub fn duplicate(&self) -> io::Result<OwnedFd> {
+        match &*self.half.borrow() {
+            Some(half) => half.duplicate(),
+            None => Err(io::ErrorKind::NotConnected.into()),
+        }
     }
 
     /// Bytes that stay queued because the peer does not take them.

@@ -122,16 +122,14 @@ fn memory(report: &mut Report, shared: &Shared) {
     if told.maintains {
         report.line("lru_maintainer_juggles", 0);
     }
-    report.zeros(&[
-        "malloc_fails",
-        "log_worker_dropped",
-        "log_worker_written",
-        "log_watcher_skipped",
-        "log_watcher_sent",
-        "log_watchers",
-        "unexpected_napi_ids",
-        "round_robin_fallback",
-    ]);
+    report.line("malloc_fails", 0);
+    let watch = shared.watch.counts();
+    report.line("log_worker_dropped", watch.dropped);
+    report.line("log_worker_written", watch.written);
+    report.line("log_watcher_skipped", watch.skipped);
+    report.line("log_watcher_sent", watch.sent);
+    report.line("log_watchers", watch.watchers);
+    report.zeros(&["unexpected_napi_ids", "round_robin_fallback"]);
     report.line("bytes", totals.bytes);
     report.line("curr_items", totals.items);
     report.line("total_items", counters.total_items);

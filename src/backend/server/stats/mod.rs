@@ -120,6 +120,7 @@ fn reset(shared: &Shared) {
     shared.detail.clear();
     shared.flushes.store(0, Ordering::Relaxed);
     shared.reset_clients();
+    shared.watch.reset_counts();
 }
 
 fn detail(shared: &Shared, word: Option<&[u8]>) -> String {
@@ -166,7 +167,9 @@ fn conns(shared: &Shared) -> String {
     }
     for (number, presence) in shared.sessions() {
         let listener = shared.listeners.get(presence.listener);
-        let state = if presence.is_halfway() {
+        let state = if presence.watches() {
+            "conn_watch"
+        } else if presence.is_halfway() {
             "conn_nread"
         } else {
             "conn_parse_cmd"

@@ -46,6 +46,9 @@ pub(super) fn report(shared: &Shared) -> String {
     report.line("lru_maintainer_thread", yes(told.maintains));
     report.line("lru_segmented", yes(told.maintains));
     report.line("idle_timeout", settings.idle_timeout.as_secs());
+    let room = &settings.watch_room;
+    report.line("watcher_logbuf_size", room.watcher_bytes);
+    report.line("worker_logbuf_size", room.worker_bytes);
     report.line("track_sizes", yes(told.tracks_sizes));
     report.line("inline_ascii_response", "no");
     report.line("num_napi_ids", 0);
