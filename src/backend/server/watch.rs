@@ -21,7 +21,7 @@ pub(super) fn begin(
     if !shared.settings.watch {
         return Some("CLIENT_ERROR watch commands not allowed");
     }
-    if out.len() > 0 {
+    if !out.is_empty() {
         return Some("ERROR cannot pipeline other commands before watch");
     }
     let Some(kinds) = read_kinds(args) else {

@@ -81,7 +81,7 @@ impl Output {
 
     /// Queues a line, or counts it as left out.
     pub(super) fn push(&mut self, line: &[u8], told: &mut Told) {
-        while !self.has_room(line.len()) && !self.full {
+        if !self.has_room(line.len()) && !self.full {
             self.flush();
         }
         if !self.has_room(line.len()) {
@@ -112,13 +112,8 @@ impl Output {
 
     /// Writes until nothing waits or the socket takes nothing more.
     fn flush(&mut self) {
-        while !self.full {
+        while !self.full && !self.waiting.is_empty() {
             let (first, _) = self.waiting.as_slices();
-            if first.is_empty() {
-                // Nothing waits, and it is no room that is missing.
-                self.full = true;
-                return;
-            }
             match self.to.write(first) {
                 Ok(0) => (self.broken, self.full) = (true, true),
                 Ok(count) => drop(self.waiting.drain(..count)),
@@ -227,6 +222,19 @@ mod tests {
         output.push(b"another\n", &mut Told::default());
         output.turn();
         assert_eq!(socket.taken(), "OK\r\na long line\nanother\n");
+    }
+
+    #[test]
+    fn a_socket_that_keeps_up_misses_nothing() {
+        let socket = Socket::with_room(10_000);
+        let mut output = output(&socket, 60);
+        let mut told = Told::default();
+        for _ in 0..100 {
+            output.push(b"a line of twenty by\n", &mut told);
+        }
+        output.turn();
+        assert_eq!((told.sent, told.skipped), (100, 0));
+        assert_eq!(socket.taken().lines().count(), 101);
     }
 
     #[test]
