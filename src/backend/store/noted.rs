@@ -38,9 +38,13 @@ impl Shard {
     /// Tells what became of a value that was to be stored.
     #[inline]
     pub(super) fn note_store(&mut self, tag: Tag, store: &Store<'_>, stored: Stored, now: u32) {
-        if !watch::wants(Kinds::MUTATIONS) {
-            return;
+        if watch::wants(Kinds::MUTATIONS) {
+            self.tell_store(tag, store, stored, now);
         }
+    }
+
+    #[cold]
+    fn tell_store(&mut self, tag: Tag, store: &Store<'_>, stored: Stored, now: u32) {
         let (status, bytes) = match stored {
             Stored::Stored { len, .. } => (Status::Stored, len),
             Stored::NotStored => (Status::NotStored, store.value.len()),
@@ -69,19 +73,30 @@ impl Shard {
     }
 
     /// Tells that an item is about to be deleted.
+    #[inline]
     pub fn note_removal(&self, at: At, by: Removed) {
         if watch::wants(Kinds::DELETIONS) {
-            let found = self.get(at);
-            let bytes = found.value_len();
-            watch::note(Event::Deleted { by, bytes }, found.item.key());
+            self.tell_removal(at, by);
         }
     }
 
+    #[cold]
+    fn tell_removal(&self, at: At, by: Removed) {
+        let found = self.get(at);
+        let bytes = found.value_len();
+        watch::note(Event::Deleted { by, bytes }, found.item.key());
+    }
+
     /// Tells that an item is about to be evicted.
+    #[inline]
     pub(super) fn note_eviction(&self, at: At, now: u32) {
-        if !watch::wants(Kinds::EVICTIONS) {
-            return;
+        if watch::wants(Kinds::EVICTIONS) {
+            self.tell_eviction(at, now);
         }
+    }
+
+    #[cold]
+    fn tell_eviction(&self, at: At, now: u32) {
         let found = self.get(at);
         let item = found.item;
         let ttl = match item.exptime() {

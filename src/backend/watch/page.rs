@@ -222,8 +222,14 @@ pub struct Mark(usize);
 #[inline]
 pub fn mark() -> Mark {
     if WANTED.get() == Kinds::NONE {
-        return Mark(0);
+        Mark(0)
+    } else {
+        mark_page()
     }
+}
+
+#[cold]
+fn mark_page() -> Mark {
     Mark(OPEN.with_borrow(|open| open.page.len()))
 }
 
