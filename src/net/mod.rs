@@ -5,6 +5,7 @@
 pub mod buffers;
 pub mod held;
 pub mod inbox;
+pub mod lend;
 pub mod listener;
 pub mod memory;
 pub mod outbox;

@@ -16,7 +16,7 @@ use super::stream::WriteHalf;
 use super::turn::Turn;
 use crate::clock::{self, Moment};
 use queue::Queue;
-pub use queue::{Parts, Writer};
+pub use queue::{LENT_MAX, Parts, Writer};
 
 /// Values at least this large are shared between where they were read and where
 /// they are written; smaller ones are copied, which is cheaper than counting
@@ -298,6 +298,13 @@ impl Outbox {
     /// the end of the turn. For an owner whose bytes all come from itself.
     pub fn flush(self: &Rc<Self>) {
         self.marked.set(false);
+        self.try_flush();
+        // What has not been taken may stay for long.
+        self.queue.borrow_mut().copy_lent();
+    }
+
+    #[inline]
+    fn try_flush(self: &Rc<Self>) {
         if self.state.get() != State::Open {
             return;
         }

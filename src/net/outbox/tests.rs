@@ -3,7 +3,9 @@ use std::sync::Arc;
 use super::queue::{KEPT_BYTES_MAX, Piece};
 use super::*;
 use crate::net::buffers;
+use crate::net::lend::{Lent, Pages};
 use crate::net::stream::Stream;
+use memmap2::MmapMut;
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
 
@@ -91,6 +93,75 @@ async fn many_parts_arrive_whole_however_little_the_socket_takes() {
     .await;
 }
 
+/// Memory with these bytes, and all of it lent.
+fn lent(said: &[u8]) -> (Pages, Lent) {
+    let mut pages = Pages::new(MmapMut::map_anon(said.len()).unwrap());
+    pages.bytes_mut(0, said.len()).copy_from_slice(said);
+    let lent = pages.lend(0, said.len()).unwrap();
+    (pages, lent)
+}
+
+#[tokio::test]
+async fn what_is_lent_is_given_back_when_it_has_been_written() {
+    local(async {
+        let (_turn, outbox, mut peer) = pair();
+        let (mut pages, value) = lent(b"two ");
+        let mut writer = outbox.writer();
+        writer.bytes().extend_from_slice(b"one ");
+        assert!(writer.borrows());
+        writer.lend(value);
+        writer.bytes().extend_from_slice(b"three");
+        drop(writer);
+        assert!(pages.has_borrowers());
+        outbox.flush();
+        assert!(!pages.has_borrowers() && outbox.is_empty());
+        let mut got = [0; 13];
+        peer.read_exact(&mut got).await.unwrap();
+        assert_eq!(&got, b"one two three");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_is_lent_is_given_back_though_the_peer_does_not_take_it() {
+    local(async {
+        let (_turn, outbox, mut peer) = pair();
+        let said: Vec<u8> = (0..=u8::MAX).cycle().take(2_000_000).collect();
+        let (mut first, value) = lent(&said);
+        outbox.writer().lend(value);
+        outbox.flush();
+        assert!(!outbox.is_empty() && !first.has_borrowers());
+        // Nor is it kept when the peer is known to take nothing.
+        let (mut second, value) = lent(b"and more");
+        outbox.writer().lend(value);
+        outbox.flush();
+        assert!(!second.has_borrowers());
+        first.bytes_mut(0, said.len()).fill(0);
+        let mut got = vec![0; said.len() + 8];
+        peer.read_exact(&mut got).await.unwrap();
+        assert!(got == [&said[..], b"and more"].concat());
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_queue_borrows_a_few_values_at_a_time() {
+    local(async {
+        let (_turn, outbox, _peer) = pair();
+        for _ in 0..2 {
+            let mut writer = outbox.writer();
+            for _ in 0..LENT_MAX {
+                assert!(writer.borrows());
+                writer.lend(lent(b"value").1);
+            }
+            assert!(!writer.borrows());
+            drop(writer);
+            outbox.flush();
+        }
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn what_is_put_first_cuts_no_part_in_two() {
     local(async {
@@ -122,7 +193,7 @@ async fn a_writer_does_not_move_what_it_has_written() {
         assert_eq!(writer.len(), said.len());
         drop(writer);
         let large = buffers::take_large().capacity();
-        let longest = |piece: &Piece| piece.first().len();
+        let longest = |piece: &Piece| piece.first_len();
         assert!(outbox.queue.borrow().pieces.iter().map(longest).max() <= Some(large));
         outbox.mark();
         let mut got = vec![0; said.len()];
@@ -146,7 +217,7 @@ async fn a_long_queue_is_kept_in_pieces() {
             assert!(queue.pieces.len() >= 9);
             // None has grown.
             let large = buffers::take_large().capacity();
-            let pieces = queue.pieces.iter().map(|piece| piece.first().len());
+            let pieces = queue.pieces.iter().map(Piece::first_len);
             assert!(pieces.chain([queue.tail.len()]).all(|len| len <= large));
         }
         assert_eq!(outbox.len(), said.len());
@@ -300,6 +371,60 @@ async fn the_owner_is_woken_when_the_queue_is_short() {
         let mut got = vec![0; 1 << 20];
         let (_, read) = tokio::join!(waiter, peer.read_exact(&mut got));
         read.unwrap();
+    })
+    .await;
+}
+
+/// What a queue says to a peer that takes little at a time, whatever of it is copied,
+/// shared or lent, and wherever the socket cuts it.
+#[tokio::test]
+async fn what_is_written_between_shared_values_arrives_in_order() {
+    local(async {
+        let (turn, outbox, mut peer) = pair();
+        tokio::task::spawn_local(turn.run());
+        let (said, mut expected, mut got) = ("0123456789".repeat(4000), Vec::new(), Vec::new());
+        for round in 0..400 {
+            let mut writer = outbox.writer();
+            for at in 0..round % 7 {
+                let few = &said.as_bytes()[at..at * round % 300 + at];
+                let many = &said.as_bytes()[..at * 5003 + round];
+                writer.room(few.len()).extend_from_slice(few);
+                expected.extend_from_slice(few);
+                match (round + at) % 4 {
+                    0 => writer.room(many.len()).extend_from_slice(many),
+                    1 if !many.is_empty() && writer.borrows() => writer.lend(lent(many).1),
+                    _ => {
+                        let (first, second) = (&said[..many.len() / 2], many.len() / 2);
+                        let second = &said[second..many.len()];
+                        let words = [first, second].map(String::from);
+                        let words = words.into_iter().filter(|word| !word.is_empty());
+                        writer.share(Arc::new(Words(words.collect())), many.len());
+                    }
+                }
+                expected.extend_from_slice(many);
+            }
+            writer.bytes().extend_from_slice(b"\r\n");
+            expected.extend_from_slice(b"\r\n");
+            drop(writer);
+            let sent = usize::try_from(outbox.sent()).unwrap();
+            assert_eq!(outbox.len(), expected.len() - sent);
+            if round % 3 == 0 {
+                outbox.flush();
+            }
+            if round % 5 == 0 {
+                let mut some = vec![0; round * 97];
+                if let Ok(count) = peer.try_read(&mut some) {
+                    got.extend_from_slice(&some[..count]);
+                }
+                tokio::task::yield_now().await;
+            }
+        }
+        outbox.mark();
+        let mut rest = vec![0; expected.len() - got.len()];
+        peer.read_exact(&mut rest).await.unwrap();
+        got.extend_from_slice(&rest);
+        assert!(got == expected);
+        assert!(outbox.is_empty());
     })
     .await;
 }
