@@ -4,10 +4,14 @@
 //! nothing is left.
 #![no_main]
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 
 use ketch::backend::execute::execute;
+use ketch::backend::sink::Sink;
+use ketch::backend::store::Large;
 use ketch::backend::{Settings, Store};
+use ketch::net::lend::Lent;
 use ketch::protocol::{Cut, Limits, text};
 use libfuzzer_sys::fuzz_target;
 
@@ -18,8 +22,44 @@ struct Known {
     expiry: u32,
 }
 
+/// A reply, with what was lent for it.
+#[derive(Default)]
+struct Reply {
+    bytes: Vec<u8>,
+    lent: Option<Lent>,
+}
+
+impl Sink for Reply {
+    fn bytes(&mut self) -> &mut Vec<u8> {
+        &mut self.bytes
+    }
+
+    fn room(&mut self, _more: usize) -> &mut Vec<u8> {
+        &mut self.bytes
+    }
+
+    fn share(&mut self, value: &Arc<Large>) {
+        self.bytes.share(value);
+    }
+
+    fn borrows(&self) -> bool {
+        true
+    }
+
+    fn lend(&mut self, bytes: Lent) {
+        self.bytes.extend_from_slice(&bytes);
+        self.lent = Some(bytes);
+    }
+
+    fn count(&self) -> usize {
+        self.bytes.len()
+    }
+}
+
 struct Tested {
     store: Store,
+    /// What is lent, and what it said then.
+    lent: VecDeque<(Lent, Vec<u8>)>,
     map: HashMap<u8, Known>,
     now: u32,
     written: u32,
@@ -32,11 +72,14 @@ struct Tested {
 /// a second and teach nothing.
 const VALUE_BYTES_MAX: usize = 4 << 20;
 
+/// Values that are borrowed at a time.
+const LENT_MAX: usize = 8;
+
 /// Operations of one input. Longer lists find what shorter ones find.
 const STEPS_MAX: usize = 400;
 
 impl Tested {
-    fn say(&self, line: &[u8]) -> Vec<u8> {
+    fn say(&mut self, line: &[u8]) -> Vec<u8> {
         let limits = Limits {
             value_bytes_max: 1 << 20,
             ..Limits::default()
@@ -45,9 +88,23 @@ impl Tested {
             panic!("not a request: {}", String::from_utf8_lossy(line));
         };
         assert_eq!(len, line.len());
-        let mut out = Vec::new();
+        let mut out = Reply::default();
         execute(&self.store, &request, self.now, &mut out);
-        out
+        if let Some(lent) = out.lent {
+            let said = lent.to_vec();
+            self.lent.push_back((lent, said));
+        }
+        if self.lent.len() > LENT_MAX {
+            self.give_back();
+        }
+        out.bytes
+    }
+
+    /// Lets go of the value that was borrowed first, which has not changed.
+    fn give_back(&mut self) {
+        if let Some((lent, said)) = self.lent.pop_front() {
+            assert!(lent[..] == said[..], "what was lent has changed");
+        }
     }
 
     fn known(&mut self, key: u8) -> Option<Known> {
@@ -148,6 +205,9 @@ impl Tested {
 
     /// After everything has expired nothing is left.
     fn end(mut self) {
+        while !self.lent.is_empty() {
+            self.give_back();
+        }
         let mut keys: Vec<u8> = self.map.keys().copied().collect();
         // The order of a map differs from run to run.
         keys.sort_unstable();
@@ -173,11 +233,13 @@ fuzz_target!(|bytes: &[u8]| {
     };
     let mut tested = Tested {
         store: Store::new(Settings {
-            memory_bytes: usize::from(first & 3) << 20,
+            // The largest lends values to begin with.
+            memory_bytes: [0, 1 << 20, 2 << 20, 64 << 20][usize::from(first & 3)],
             threads: 1 + usize::from(first >> 6),
             evicts: first & 4 == 0,
             ..Settings::default()
         }),
+        lent: VecDeque::new(),
         map: HashMap::new(),
         now: 1_000_000,
         written: 0,
@@ -213,7 +275,9 @@ fuzz_target!(|bytes: &[u8]| {
                 tested.say(b"flush_all\r\n");
                 tested.map.clear();
             }
-            14 => tested.store.set_memory_bytes_max(usize::from(a % 8) << 20),
+            14 => tested
+                .store
+                .set_memory_bytes_max(usize::from(a % 128) << 20),
             _ => {
                 tested.check(key);
             }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::store::Large;
+use crate::net::lend::Lent;
 use crate::net::outbox::Writer;
 
 /// Takes the bytes of replies.
@@ -15,6 +16,12 @@ pub trait Sink {
 
     /// Appends the chunks of a large value, without copying them if possible.
     fn share(&mut self, value: &Arc<Large>);
+
+    /// Whether it takes what is lent.
+    fn borrows(&self) -> bool;
+
+    /// Appends what is lent.
+    fn lend(&mut self, bytes: Lent);
 
     /// Bytes there are.
     fn count(&self) -> usize;
@@ -33,6 +40,15 @@ impl Sink for Writer<'_> {
 
     fn share(&mut self, value: &Arc<Large>) {
         self.share(Arc::<Large>::clone(value), value.len());
+    }
+
+    #[inline]
+    fn borrows(&self) -> bool {
+        self.borrows()
+    }
+
+    fn lend(&mut self, bytes: Lent) {
+        self.lend(bytes);
     }
 
     #[inline]
@@ -58,6 +74,16 @@ impl Sink for Vec<u8> {
         for chunk in value.chunks() {
             self.extend_from_slice(chunk);
         }
+    }
+
+    /// It is not known when it will be read.
+    #[inline]
+    fn borrows(&self) -> bool {
+        false
+    }
+
+    fn lend(&mut self, bytes: Lent) {
+        self.extend_from_slice(&bytes);
     }
 
     #[inline]

@@ -2,12 +2,12 @@
 //!
 //! What is about items; statistics, and what ends a connection, is the server's.
 
-use super::text::touched;
+use super::text::{touched, write_bytes};
 use super::{Held, admit, delete, note_refused, unsigned_expiry, value_bytes_max};
 use crate::backend::sink::Sink;
 use crate::backend::store::{
-    At, Count, Counted, Found, Full, Mode, Put, Shard, State, Store, StoreChange, Stored, Tag,
-    Value,
+    At, Count, Counted, Found, Full, LEND_BYTES_MIN, Mode, Put, Shard, State, Store, StoreChange,
+    Stored, Tag, Value,
 };
 use crate::backend::watch::{How, Removed};
 use crate::protocol::binary::request::NO_VIVIFY;
@@ -163,7 +163,7 @@ impl Asked<'_> {
         } else {
             b""
         };
-        let bytes = out.room(28 + key.len() + item.tail().len());
+        let bytes = out.room(28 + key.len() + item.tail().len().min(LEND_BYTES_MIN));
         head(
             self.request,
             Status::Ok,
@@ -174,11 +174,7 @@ impl Asked<'_> {
         bytes.extend_from_slice(&item.flags().to_be_bytes());
         bytes.extend_from_slice(key);
         if !touches_only {
-            if let Some(large) = found.large {
-                out.share(large);
-            }
-            let tail = item.tail();
-            out.room(tail.len()).extend_from_slice(tail);
+            write_bytes(found, out);
         }
     }
 

@@ -5,7 +5,7 @@ use super::{
 };
 use crate::backend::sink::Sink;
 use crate::backend::store::{
-    self, At, Count, Counted, Found, Full, Mode, Shard, Stored, Tag, Value,
+    self, At, Count, Counted, Found, Full, LEND_BYTES_MIN, Mode, Shard, Stored, Tag, Value,
 };
 use crate::backend::watch::{How, Removed};
 use crate::protocol::number::write_u64;
@@ -125,7 +125,7 @@ pub(super) fn touched(
 
 #[inline]
 fn write_value(found: &Found<'_>, key: &[u8], with_cas: bool, out: &mut impl Sink) {
-    let bytes = out.room(key.len() + found.item.tail().len() + 80);
+    let bytes = out.room(key.len() + found.item.tail().len().min(LEND_BYTES_MIN) + 80);
     bytes.extend_from_slice(b"VALUE ");
     bytes.extend_from_slice(key);
     bytes.push(b' ');
@@ -143,13 +143,24 @@ fn write_value(found: &Found<'_>, key: &[u8], with_cas: bool, out: &mut impl Sin
 /// The value itself, with its line end.
 #[inline]
 pub(super) fn write_data(found: &Found<'_>, out: &mut impl Sink) {
-    if let Some(large) = found.large {
+    write_bytes(found, out);
+    out.room(2).extend_from_slice(b"\r\n");
+}
+
+/// The value itself.
+#[inline]
+pub(super) fn write_bytes(found: &Found<'_>, out: &mut impl Sink) {
+    if let Some(large) = found.share() {
         out.share(large);
     }
+    if out.borrows()
+        && let Some(lent) = found.lend()
+    {
+        return out.lend(lent);
+    }
     let tail = found.item.tail();
-    let bytes = out.room(tail.len() + 2);
-    bytes.extend_from_slice(tail);
-    bytes.extend_from_slice(b"\r\n");
+    // With room for what follows.
+    out.room(tail.len() + 2).extend_from_slice(tail);
 }
 
 pub(super) fn to_u64(count: usize) -> u64 {

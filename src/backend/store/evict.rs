@@ -146,7 +146,9 @@ impl Shard {
         let freed = segment.used > 0;
         if is_written {
             // The only one: it is written again from its start.
-            self.segments.rewind(number, now);
+            if !self.segments.rewind(number, now) {
+                return false;
+            }
             let order = self.order_mut(queue);
             (order.cleared, order.spared) = (0, 0);
         } else {
@@ -185,7 +187,7 @@ impl Shard {
             self.counters.promoted += 1;
         }
         let location = self.segments.copy(at.location, number);
-        item::set_word(self.segments.bytes_mut(location), word.with_uses(uses));
+        item::set_word(self.segments.head_mut(location), word.with_uses(uses));
         self.index.relocate(at.position, location);
         self.leave(at.location);
         true

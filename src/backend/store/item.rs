@@ -9,7 +9,7 @@
 //! chunks of a large value are kept; of such a value only what does not fill a
 //! chunk stands in the log.
 
-use super::memory::CHUNK_BYTES;
+use super::memory::{CHUNK_BYTES, EXTENT_BYTES};
 
 /// Items begin at multiples of so many bytes.
 pub const UNIT: usize = 8;
@@ -77,13 +77,13 @@ impl Word {
     }
 
     #[inline]
-    fn tail_len(self) -> usize {
+    pub(super) fn tail_len(self) -> usize {
         ((self.0 >> TAIL_SHIFT) & TAIL_LEN) as usize
     }
 
     /// Where the key begins.
     #[inline]
-    fn key_at(self) -> usize {
+    pub(super) fn key_at(self) -> usize {
         HEADER_BYTES + 4 * usize::from(self.has(HAS_FLAGS)) + 4 * usize::from(self.has(HAS_EXPTIME))
     }
 
@@ -152,6 +152,12 @@ impl Word {
             .with(STALE, state.stale)
             .with(TOKEN_SENT, state.token_sent)
             .with(BINARY_KEY, state.binary_key)
+    }
+
+    /// Whether there are chunks of its value.
+    #[inline]
+    pub(super) fn is_large(self) -> bool {
+        self.has(LARGE)
     }
 
     /// Whether this is garbage: an item that is no more, or a gap.
@@ -268,6 +274,12 @@ impl<'a> Item<'a> {
     pub fn tail(&self) -> &'a [u8] {
         let (at, len) = (self.word.tail_at(), self.word.tail_len());
         self.bytes.get(at..at + len).unwrap_or_default()
+    }
+
+    /// Where in its extent that stands.
+    #[inline]
+    pub(super) fn tail_at(&self) -> Option<usize> {
+        (EXTENT_BYTES + self.word.tail_at()).checked_sub(self.bytes.len())
     }
 
     /// Bytes that it takes up in the log.

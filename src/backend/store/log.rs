@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use super::item::{self, Item, NewItem, UNIT, low};
 use super::memory::{EXTENT_BYTES, Extent, Memory};
+use crate::net::lend::Pages;
 
 /// Bits of a location that count units within a segment.
 const UNIT_BITS: u32 = 15;
@@ -121,7 +122,7 @@ impl Segment {
 #[derive(Debug)]
 pub(super) struct Segments {
     memory: Arc<Memory>,
-    extents: Vec<Option<Extent>>,
+    extents: Vec<Option<Pages>>,
     about: Vec<Segment>,
     free: Vec<u16>,
     sequence: u32,
@@ -168,13 +169,24 @@ impl Segments {
             queue,
             ..Segment::default()
         };
-        self.extents[usize::from(number)] = Some(extent);
+        self.extents[usize::from(number)] = Some(extent.into_pages());
         number
     }
 
     /// Lets a segment without items be written from its start. It is another one
-    /// from then on: who was walking it must not go on in the middle of an item.
-    pub(super) fn rewind(&mut self, number: u16, now: u32) {
+    /// from then on: who was walking it must not go on in the middle of an item. What
+    /// is lent of it is left to the borrowers. Says whether there was memory for that.
+    pub(super) fn rewind(&mut self, number: u16, now: u32) -> bool {
+        let extent = &mut self.extents[usize::from(number)];
+        if let Some(pages) = extent
+            && pages.has_borrowers()
+        {
+            let Some(fresh) = self.memory.extent_in_advance() else {
+                return false;
+            };
+            let lent = std::mem::replace(pages, fresh.into_pages());
+            self.memory.give_pages(lent);
+        }
         self.sequence = self.sequence.wrapping_add(1);
         let sequence = self.sequence;
         let segment = self.about_mut(number);
@@ -185,12 +197,13 @@ impl Segments {
             queue: segment.queue,
             ..Segment::default()
         };
+        true
     }
 
     /// Gives a segment's memory back.
     pub(super) fn release(&mut self, number: u16) {
         if let Some(extent) = self.extents[usize::from(number)].take() {
-            self.memory.give_extent(extent);
+            self.memory.give_pages(extent);
             self.about[usize::from(number)] = Segment::default();
             self.free.push(number);
         }
@@ -224,17 +237,37 @@ impl Segments {
         })
     }
 
-    /// From a location to the end of its segment, to write.
+    /// `len` bytes from a location on, to write.
     #[inline]
-    pub(super) fn bytes_mut(&mut self, at: Location) -> &mut [u8] {
+    fn bytes_mut(&mut self, at: Location, len: usize) -> &mut [u8] {
         let extent = self.extents.get_mut(at.segment()).and_then(Option::as_mut);
         debug_assert!(extent.is_some());
         extent.map_or(&mut [], |extent| {
-            extent
-                .bytes_mut()
-                .get_mut(at.offset()..)
-                .unwrap_or_default()
+            let bytes = extent.bytes_mut(at.offset(), len);
+            debug_assert_eq!(bytes.len(), len, "what is lent is not written to");
+            bytes
         })
+    }
+
+    /// What stands before the key of an item, to write. It is never lent.
+    #[inline]
+    pub(super) fn head_mut(&mut self, at: Location) -> &mut [u8] {
+        let len = self.item(at).word().key_at();
+        self.bytes_mut(at, len)
+    }
+
+    /// The memory of a segment.
+    #[inline]
+    pub(super) fn pages(&self, at: Location) -> Option<&Pages> {
+        self.extents.get(at.segment())?.as_ref()
+    }
+
+    /// Whether some of an item is lent, so that it cannot be written over.
+    #[inline]
+    pub(super) fn is_lent(&mut self, at: Location) -> bool {
+        let size = self.item(at).size();
+        let extent = self.extents.get_mut(at.segment()).and_then(Option::as_mut);
+        extent.is_some_and(|extent| extent.is_lent(at.offset(), size))
     }
 
     /// The item at a location.
@@ -246,7 +279,7 @@ impl Segments {
     /// Appends an item to a segment, which has room.
     pub(super) fn append(&mut self, number: u16, new: &NewItem<'_>) -> Location {
         let at = self.begin(number, new.size(), new.exptime);
-        new.write(self.bytes_mut(at));
+        new.write(self.bytes_mut(at, new.size()));
         at
     }
 
@@ -256,7 +289,7 @@ impl Segments {
         let old = self.item(at);
         let (old_size, old_exptime, size) = (old.size(), old.exptime(), new.size());
         debug_assert!(size <= old_size);
-        let bytes = self.bytes_mut(at);
+        let bytes = self.bytes_mut(at, old_size);
         new.write(bytes);
         if size < old_size {
             item::write_gap(&mut bytes[size..], old_size - size);
@@ -278,7 +311,7 @@ impl Segments {
             .get_disjoint_mut([from.segment(), to.segment()]);
         if let Ok([Some(source), Some(target)]) = pair {
             let bytes = &source.bytes()[from.offset()..from.offset() + size];
-            target.bytes_mut()[to.offset()..to.offset() + size].copy_from_slice(bytes);
+            target.bytes_mut(to.offset(), size).copy_from_slice(bytes);
         } else {
             debug_assert!(false, "an item is copied to another segment");
         }
@@ -301,7 +334,7 @@ impl Segments {
         let item = self.item(at);
         debug_assert!(!item.word().is_gone());
         let (size, exptime) = (item.size(), item.exptime());
-        item::set_gone(self.bytes_mut(at));
+        item::set_gone(self.head_mut(at));
         let segment = self.about_mut(at.segment());
         segment.live -= size;
         segment.items -= 1;
@@ -312,7 +345,7 @@ impl Segments {
     /// Changes an item's expiry, if it has room for one.
     pub(super) fn set_exptime(&mut self, at: Location, exptime: u32) -> bool {
         let was_expiring = self.item(at).exptime() != 0;
-        if !item::set_exptime(self.bytes_mut(at), exptime) {
+        if !item::set_exptime(self.head_mut(at), exptime) {
             return false;
         }
         let segment = self.about_mut(at.segment());

@@ -15,8 +15,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use memmap2::{Advice, MmapMut};
 
+use crate::net::lend::Pages;
 use crate::net::memory::give_back;
-use crate::net::outbox::Parts;
+use crate::net::outbox::{LENT_MAX, Parts};
 
 /// Size of an extent. Large enough that the last item of one wastes little, and
 /// small enough that a shard of 8 MiB has 32 of them to age one by one.
@@ -27,11 +28,16 @@ pub const EXTENT_BYTES: usize = 256 * 1024;
 pub const CHUNK_BYTES: usize = 16 * 1024;
 
 /// What an extent costs with its entries in the tables of its shard.
-pub(super) const EXTENT_COST: usize = EXTENT_BYTES + 128;
+pub(super) const EXTENT_COST: usize = EXTENT_BYTES + 256;
 
 /// What a chunk costs with its place in the list of its value, and its share of what
 /// the value costs beside: a counter of references and an entry in a table.
 pub(super) const CHUNK_COST: usize = CHUNK_BYTES + 128;
+
+/// Extents of which a part is lent to a connection cannot be used anew until it has been
+/// written. All of them may be this share of the limit, as a divisor; where they might be
+/// more nothing is lent.
+const LENT_DIVISOR: usize = 8;
 
 /// Share of the limit that is kept resident although it is free, as a divisor:
 /// faulting pages in again costs more than the rest of a set.
@@ -48,6 +54,11 @@ pub struct Memory {
     taken: AtomicUsize,
     /// Bytes of them that are spare.
     spare: AtomicUsize,
+    /// Worker threads that may borrow.
+    threads: usize,
+    /// Extents that nobody uses but that are still lent in part, and how many.
+    lent: Mutex<Vec<Pages>>,
+    lent_count: AtomicUsize,
     extents: Pieces,
     chunks: Pieces,
 }
@@ -113,6 +124,11 @@ impl Drop for Pieces {
 pub struct Extent(MmapMut);
 
 impl Extent {
+    /// As memory that can be lent.
+    pub fn into_pages(self) -> Pages {
+        Pages::new(self.0)
+    }
+
     /// Its bytes.
     #[inline]
     pub fn bytes(&self) -> &[u8] {
@@ -214,10 +230,18 @@ impl Drop for Large {
 impl Memory {
     /// Memory of at most `limit` bytes, none of it taken yet.
     pub fn new(limit: usize) -> Arc<Self> {
+        Self::lending(limit, 1)
+    }
+
+    /// The same, for so many threads that borrow from it.
+    pub fn lending(limit: usize, threads: usize) -> Arc<Self> {
         Arc::new(Self {
             limit: AtomicUsize::new(limit),
             taken: AtomicUsize::new(0),
             spare: AtomicUsize::new(0),
+            threads: threads.max(1),
+            lent: Mutex::default(),
+            lent_count: AtomicUsize::new(0),
             extents: Pieces::new(EXTENT_BYTES, EXTENT_COST),
             chunks: Pieces::new(CHUNK_BYTES, CHUNK_COST),
         })
@@ -257,6 +281,42 @@ impl Memory {
     #[inline]
     pub fn has_free(&self, bytes: usize) -> bool {
         self.used().saturating_add(bytes) <= self.limit()
+            || self.collect() && self.used().saturating_add(bytes) <= self.limit()
+    }
+
+    /// Whether there is so much that a part of it may be lent.
+    #[inline]
+    pub fn lends(&self) -> bool {
+        self.limit() / LENT_DIVISOR >= self.threads * LENT_MAX * EXTENT_BYTES
+    }
+
+    /// Takes memory back that may still be lent: then it counts as taken until it is not.
+    pub fn give_pages(&self, pages: Pages) {
+        match pages.into_map() {
+            Ok(map) => self.give_extent(Extent(map)),
+            Err(pages) => {
+                let mut lent = lock(&self.lent);
+                lent.push(pages);
+                self.lent_count.store(lent.len(), Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Takes back what is not lent any more. Says whether there was anything.
+    fn collect(&self) -> bool {
+        if self.lent_count.load(Ordering::Relaxed) == 0 {
+            return false;
+        }
+        let mut lent = lock(&self.lent);
+        let before = lent.len();
+        for pages in std::mem::take(&mut *lent) {
+            match pages.into_map() {
+                Ok(map) => self.give_extent(Extent(map)),
+                Err(pages) => lent.push(pages),
+            }
+        }
+        self.lent_count.store(lent.len(), Ordering::Relaxed);
+        lent.len() < before
     }
 
     /// Bytes in use, with what they cost beside.
@@ -297,6 +357,7 @@ impl Memory {
 
     /// Gives all spare memory back to the system.
     pub fn release(&self) {
+        self.collect();
         for pieces in [&self.extents, &self.chunks] {
             while self.release_one(pieces) {}
         }
@@ -305,19 +366,31 @@ impl Memory {
     /// Takes a spare piece or a new one; if need be pieces of the other size go
     /// back to the system for it.
     fn take(&self, pieces: &Pieces, others: &Pieces) -> Option<MmapMut> {
-        if !self.is_over()
-            && let Some(map) = lock(&pieces.spare).pop()
-        {
-            self.spare.fetch_sub(pieces.cost, Ordering::Relaxed);
+        if let Some(map) = self.take_spare(pieces) {
             return Some(map);
         }
         if !self.claim(pieces.cost) {
+            if self.collect()
+                && let Some(map) = self.take_spare(pieces)
+            {
+                return Some(map);
+            }
             while self.taken() + pieces.cost > self.limit() && self.release_one(others) {}
             if !self.claim(pieces.cost) {
                 return None;
             }
         }
         self.map(pieces)
+    }
+
+    /// A spare piece, if there is one and no more is taken than may be.
+    fn take_spare(&self, pieces: &Pieces) -> Option<MmapMut> {
+        if self.is_over() {
+            return None;
+        }
+        let map = lock(&pieces.spare).pop()?;
+        self.spare.fetch_sub(pieces.cost, Ordering::Relaxed);
+        Some(map)
     }
 
     /// Counts `cost` as taken, if the limit allows it.

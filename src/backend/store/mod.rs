@@ -30,7 +30,7 @@ pub use counters::Counters;
 pub use hash::Tag;
 pub use item::{DEAD, State, UNIT};
 pub use memory::{CHUNK_BYTES, EXTENT_BYTES, Large, Memory};
-pub use shard::{At, Found, Full, Put, Shard, Value};
+pub use shard::{At, Found, Full, LEND_BYTES_MIN, Put, Shard, Value};
 pub use value::{Filling, Owned};
 
 use crate::backend::watch;
@@ -151,7 +151,7 @@ impl Store {
             memory_bytes: settings.memory_bytes.max(MEMORY_BYTES_MIN),
             ..settings
         };
-        let memory = Memory::new(settings.memory_bytes);
+        let memory = Memory::lending(settings.memory_bytes, settings.threads);
         let count = shards_for(&settings);
         // Keyed by the system's random numbers, as the standard library's maps are.
         let seed = RandomState::new().hash_one(count);

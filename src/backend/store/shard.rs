@@ -19,6 +19,20 @@ use super::log::{Location, Queue, Segments};
 use super::memory::{CHUNK_COST, EXTENT_COST, Extent, Large, Memory};
 use super::table::Table;
 use crate::backend::watch::{self, Kinds};
+use crate::net::lend::{Lent, Pages, fetch_ahead};
+
+/// Values in the log that are so long are lent to who sends them instead of being copied.
+/// Below it a copy costs no more than a reference and a piece of its own to write.
+pub const LEND_BYTES_MIN: usize = 4096;
+
+/// Bytes of a value that the processor is told to fetch when it is found: it is written
+/// some values later. Beyond these it sees by itself what comes next.
+const AHEAD_BYTES: usize = 1024;
+/// The same of each chunk, where what has to be fetched are the tables of its pages more
+/// than its bytes. Measured with chunks in any order: 0.5 us of the 13.5 that 100 KiB take.
+const CHUNK_AHEAD_BYTES: usize = 128;
+/// Chunks of a value to which that is done: more are not written at once.
+const CHUNKS_AHEAD: usize = 16;
 
 /// There is no memory for what was to be done. Nothing of it has been done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -129,9 +143,31 @@ pub struct Found<'a> {
     pub item: Item<'a>,
     /// The chunks of its value, if it has any.
     pub large: Option<&'a Arc<Large>>,
+    /// Where that part lies, if it may be lent.
+    pub(super) pages: Option<&'a Pages>,
 }
 
 impl<'a> Found<'a> {
+    /// What stands in the log of its value, to be read when the shard is not locked any
+    /// more; `None` if it is little, which is sooner copied, or cannot be lent.
+    #[inline]
+    pub fn lend(&self) -> Option<Lent> {
+        let len = self.item.word().tail_len();
+        let lent = self.pages?.lend(self.item.tail_at()?, len)?;
+        fetch_ahead(lent.get(..AHEAD_BYTES).unwrap_or(&lent));
+        Some(lent)
+    }
+
+    /// What lies in chunks of its value, if anything does.
+    #[inline]
+    pub fn share(&self) -> Option<&'a Arc<Large>> {
+        let large = self.large?;
+        for chunk in large.chunks().iter().take(CHUNKS_AHEAD) {
+            fetch_ahead(chunk.get(..CHUNK_AHEAD_BYTES).unwrap_or_default());
+        }
+        Some(large)
+    }
+
     /// The chunks of its value.
     pub fn chunks(&self) -> &'a [MmapMut] {
         chunks_of(self.large)
@@ -255,6 +291,7 @@ impl Shard {
                 visit(Found {
                     item,
                     large: self.large(&item),
+                    pages: None,
                 })
             })
     }
@@ -317,7 +354,19 @@ impl Shard {
         Found {
             item,
             large: self.large(&item),
+            pages: self.lendable(at, &item),
         }
+    }
+
+    /// Where an item lies, if what stands there of its value is better lent than copied.
+    #[inline]
+    fn lendable(&self, at: At, item: &Item<'_>) -> Option<&Pages> {
+        // Behind chunks it is copied: one piece more and the system allocates for them.
+        let word = item.word();
+        if word.tail_len() < LEND_BYTES_MIN || word.is_large() || !self.memory.lends() {
+            return None;
+        }
+        self.segments.pages(at.location)
     }
 
     #[inline]
@@ -337,7 +386,7 @@ impl Shard {
         let (word, accessed) = (item.word(), item.accessed());
         let fetched = word.fetched();
         if fetched != word || accessed != now {
-            let bytes = self.segments.bytes_mut(at.location);
+            let bytes = self.segments.head_mut(at.location);
             item::set_word(bytes, fetched);
             item::set_accessed(bytes, now);
         }
@@ -346,7 +395,7 @@ impl Shard {
     /// Notes that an item has been used, though not read.
     pub fn use_once(&mut self, at: At, now: u32) {
         let word = self.segments.item(at.location).word();
-        let bytes = self.segments.bytes_mut(at.location);
+        let bytes = self.segments.head_mut(at.location);
         item::set_word(bytes, word.used());
         item::set_accessed(bytes, now);
     }
@@ -354,12 +403,12 @@ impl Shard {
     /// Changes what clients see of an item.
     pub fn set_state(&mut self, at: At, state: State) {
         let word = self.segments.item(at.location).word();
-        item::set_word(self.segments.bytes_mut(at.location), word.with_state(state));
+        item::set_word(self.segments.head_mut(at.location), word.with_state(state));
     }
 
     /// Changes the cas id of an item.
     pub fn set_cas(&mut self, at: At, cas: u64) {
-        item::set_cas(self.segments.bytes_mut(at.location), cas);
+        item::set_cas(self.segments.head_mut(at.location), cas);
     }
 
     /// Gives an item another time to expire.
@@ -465,7 +514,12 @@ impl Shard {
         now: u32,
     ) -> Result<Place, Full> {
         match old {
-            Some(at) if size <= self.segments.item(at.location).size() => Ok(Place::Same(at)),
+            Some(at)
+                if size <= self.segments.item(at.location).size()
+                    && !self.segments.is_lent(at.location) =>
+            {
+                Ok(Place::Same(at))
+            }
             Some(at) => {
                 let queue = self.segments.about(at.location.segment()).queue;
                 Ok(Place::Moved(at, self.room_for(queue, size, now)?))

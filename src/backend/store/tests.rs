@@ -1,7 +1,8 @@
 use super::*;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 
 use super::log::Queue;
+use crate::net::lend::Lent;
 use proptest::prelude::*;
 
 const SEED: u64 = 99;
@@ -136,6 +137,8 @@ struct Tested {
     written: u32,
     /// Whether the shard may know less than the map.
     forgets: bool,
+    /// Parts of values that are lent, and what they said.
+    lent: VecDeque<(Lent, Vec<u8>)>,
 }
 
 impl Tested {
@@ -147,6 +150,26 @@ impl Tested {
             flush_at: None,
             written: 0,
             forgets,
+            lent: VecDeque::new(),
+        }
+    }
+
+    /// Borrows what stands in the log of an item, however little, for a few steps. A few
+    /// segments are all that some of these shards have, so two values at a time.
+    fn borrow(&mut self, at: At) {
+        let item = self.shard.get(at).item;
+        let pages = self.shard.segments.pages(at.location).unwrap();
+        if let Some(lent) = pages.lend(item.tail_at().unwrap(), item.tail().len()) {
+            self.lent.push_back((lent, item.tail().to_vec()));
+        }
+        if self.lent.len() > 2 {
+            self.give_back();
+        }
+    }
+
+    fn give_back(&mut self) {
+        if let Some((lent, said)) = self.lent.pop_front() {
+            assert!(lent[..] == said[..], "what was lent has changed");
         }
     }
 
@@ -229,6 +252,7 @@ impl Tested {
                     self.shard.bump(at, self.now);
                     assert!(self.shard.get(at).item.word().state().fetched);
                     assert_eq!(self.shard.get(at).item.accessed(), self.now);
+                    self.borrow(at);
                 }
             }
             Step::Delete { key } => {
@@ -391,6 +415,9 @@ impl Tested {
 
     /// After everything has gone nothing is left.
     fn end(mut self, memory: &Memory) {
+        while !self.lent.is_empty() {
+            self.give_back();
+        }
         self.shard.check();
         let keys: Vec<_> = self.model.keys().cloned().collect();
         for key in &keys {
@@ -519,4 +546,120 @@ fn no_more_large_items_go_than_a_new_one_needs() {
     let totals = store.totals();
     assert!(totals.items * 65_000 > 7 << 20, "{}", totals.items);
     assert_eq!(totals.counters.evictions, 1000 - totals.items);
+}
+
+/// A store of one shard that lends.
+fn lending() -> Store {
+    let store = Store::new(Settings {
+        memory_bytes: 16 << 20,
+        threads: 1,
+        ..Settings::default()
+    });
+    assert!(store.memory().lends());
+    store
+}
+
+fn set(store: &Store, key: &[u8], value: &[u8]) {
+    let put = Put {
+        key,
+        flags: 0,
+        exptime: 0,
+        cas: None,
+        state: State::default(),
+        value: Value::small(value),
+    };
+    let done = store.write(store.home(key), 1000, |shard, tag| {
+        let old = shard.find(tag, key, 1000);
+        shard.put(tag, old, &put, 1000)
+    });
+    assert!(done.is_ok());
+}
+
+fn lend(store: &Store, key: &[u8]) -> Option<Lent> {
+    store.read(store.home(key), |shard, tag| {
+        let at = shard.find(tag, key, 1000)?;
+        shard.get(at).lend()
+    })
+}
+
+#[test]
+fn a_value_that_is_lent_stays_as_it_was_whatever_becomes_of_its_item() {
+    let store = lending();
+    let say = |number: usize| vec![number.to_le_bytes()[0]; LEND_BYTES_MIN + number];
+    let key = |number: usize| format!("key-{number}").into_bytes();
+    (0..8).for_each(|number| set(&store, &key(number), &say(number)));
+    let lent: Vec<_> = (0..8)
+        .map(|number| lend(&store, &key(number)).unwrap())
+        .collect();
+    // Written anew, where it was, where it may be; read, touched, deleted; all evicted.
+    set(&store, &key(0), &say(100)[..LEND_BYTES_MIN]);
+    set(&store, &key(1), b"small");
+    for number in 2..5 {
+        store.read(store.home(&key(number)), |shard, tag| {
+            let at = shard.find(tag, &key(number), 1000).unwrap();
+            shard.bump(at, 1001);
+            shard.set_cas(at, 99);
+            shard.set_exptime(at, 2000).unwrap();
+            if number == 4 {
+                let at = shard.find(tag, &key(number), 1000).unwrap();
+                shard.remove(at);
+            }
+        });
+    }
+    (100..10_000).for_each(|number| set(&store, &key(number), &say(number % 8)));
+    assert!(store.totals().counters.evictions > 0);
+    store.flush(None, 1000);
+    (0..1000).for_each(|number| set(&store, &key(number), &say(number % 8)));
+    for (number, lent) in lent.iter().enumerate() {
+        assert!(lent[..] == say(number)[..], "{number}");
+    }
+    store.flush(None, 1000);
+    store.memory().release();
+    assert!(store.memory().taken() >= EXTENT_COST);
+    drop(lent);
+    store.memory().release();
+    store.flush(None, 1000);
+    let index = store.totals().index_bytes;
+    assert!(store.memory().taken() < index + 2 * EXTENT_COST);
+}
+
+#[test]
+fn values_are_lent_where_they_are_a_small_part_of_all() {
+    let store = lending();
+    set(&store, b"large", &[1; LEND_BYTES_MIN]);
+    set(&store, b"small", &[1; LEND_BYTES_MIN - 1]);
+    assert!(lend(&store, b"large").is_some() && lend(&store, b"small").is_none());
+    store.set_memory_bytes_max(15 << 20);
+    assert!(lend(&store, b"large").is_none());
+}
+
+#[test]
+fn a_segment_that_is_lent_is_not_written_from_its_start() {
+    let memory = Memory::new(32 << 20);
+    let mut shard = shard(&memory, true);
+    let put = |shard: &mut Shard, key: &[u8], value: &[u8]| {
+        let tag = Hash::new(key, SEED).tag();
+        let put = Put {
+            key,
+            flags: 0,
+            exptime: 0,
+            cas: None,
+            state: State::default(),
+            value: Value::small(value),
+        };
+        shard.put(tag, None, &put, 1000).unwrap()
+    };
+    let at = put(&mut shard, b"one", &[1; LEND_BYTES_MIN]);
+    let lent = shard.get(at).lend().unwrap();
+    // The only segment there is is cleared, and begun anew.
+    while shard.items() > 0 {
+        assert!(shard.make_room(1, 1000));
+    }
+    shard.make_room(1, 1000);
+    put(&mut shard, b"two", &[2; LEND_BYTES_MIN]);
+    assert!(lent.iter().all(|&byte| byte == 1));
+    shard.check();
+    drop((lent, shard));
+    memory.release();
+    assert_eq!(memory.taken(), 0);
 }
