@@ -16,8 +16,8 @@
 use super::hash::{Hash, Tag};
 use super::item;
 use super::log::{Location, Queue};
-use super::memory::{EXTENT_BYTES, EXTENT_COST};
-use super::shard::{At, Shard};
+use super::memory::EXTENT_BYTES;
+use super::shard::{At, Order, Shard};
 
 /// The young may have this share of a shard's memory, as a divisor. Simulated
 /// with Zipf-distributed requests a tenth is best, with and without scans.
@@ -27,9 +27,13 @@ const YOUNG_DIVISOR: usize = 10;
 /// clearing it frees some memory even if all of its items have been used.
 const SPARED_MAX: usize = EXTENT_BYTES / 8 * 7;
 
-/// Items looked at after each change while memory is short: what keeps ahead of
-/// the largest and the smallest items without being felt.
+/// Most items looked at after a change while memory is short: what keeps up with large
+/// items where small ones go, without being felt.
 const PACE: usize = 32;
+
+/// An extent for the main queue is there when this share of its last segment, as a
+/// divisor, is left.
+const MAIN_LEAD: usize = 8;
 
 impl Shard {
     /// Which queue a new item goes to.
@@ -41,14 +45,54 @@ impl Shard {
         if recent { Queue::Main } else { Queue::Young }
     }
 
-    /// Works towards an extent for the next segment, a little at a time, so that
-    /// it is there when it is needed.
+    /// Works towards an extent for the next segment, as fast as the one before is written:
+    /// it is there when it is needed, items stay until their room is, and each change
+    /// clears about as much as it has taken.
     #[inline]
     pub fn keep_room(&mut self, now: u32) {
         if self.spare.is_none() && !self.memory.has_extent() {
-            self.make_room_for(EXTENT_COST, PACE, now);
-            self.spare = self.memory.extent();
+            self.keep_pace(now);
         }
+    }
+
+    fn keep_pace(&mut self, now: u32) {
+        let queue = self.victim();
+        let owed = self.owed(queue);
+        if owed == 0 {
+            return;
+        }
+        let before = self.order(queue).cleared;
+        for _ in 0..PACE {
+            if !self.make_room_step(now) || self.memory.has_extent() {
+                self.spare = self.memory.extent();
+                return;
+            }
+            if self.order(queue).cleared.wrapping_sub(before) >= owed {
+                return;
+            }
+        }
+    }
+
+    /// How much more is left to clear of a queue's oldest segment than can be written
+    /// before a segment is needed, in bytes.
+    fn owed(&self, queue: Queue) -> usize {
+        let left = |order: &Order| {
+            let written = order.segments.back();
+            written.map(|&number| EXTENT_BYTES - self.segments.about(number).used)
+        };
+        // The main queue is written now and then: towards its end a whole extent is kept.
+        let main = left(&self.main).map_or(usize::MAX, |left| left.saturating_mul(MAIN_LEAD));
+        let left = left(&self.young).unwrap_or(0).min(main);
+        let order = self.order(queue);
+        let Some(&oldest) = order.segments.front() else {
+            return EXTENT_BYTES;
+        };
+        let uncleared = self
+            .segments
+            .about(oldest)
+            .used
+            .saturating_sub(order.cleared);
+        uncleared.saturating_sub(left)
     }
 
     /// Works until `bytes` are free, at least one step and up to `work` items: what

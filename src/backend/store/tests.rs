@@ -663,3 +663,39 @@ fn a_segment_that_is_lent_is_not_written_from_its_start() {
     memory.release();
     assert_eq!(memory.taken(), 0);
 }
+
+#[test]
+fn each_value_evicts_about_as_much_as_it_takes() {
+    for len in [100, 1000, 11_000] {
+        let store = Store::new(Settings {
+            memory_bytes: 8 << 20,
+            threads: 1,
+            ..Settings::default()
+        });
+        let value = vec![b'v'; len];
+        let set = |number: usize| {
+            let key = format!("key-{number:08}").into_bytes();
+            let put = Put {
+                key: &key,
+                flags: 0,
+                exptime: 0,
+                cas: None,
+                state: State::default(),
+                value: Value::small(&value),
+            };
+            store
+                .write(store.home(&key), 1000, |shard, tag| {
+                    shard.put(tag, None, &put, 1000)
+                })
+                .unwrap();
+        };
+        let full = (10 << 20) / len;
+        (0..full).for_each(set);
+        for number in full..full + 1000 {
+            let before = store.totals().counters.evictions;
+            set(number);
+            let evicted = store.totals().counters.evictions - before;
+            assert!((1..=2).contains(&evicted), "{evicted} for one of {len}");
+        }
+    }
+}

@@ -235,3 +235,38 @@ impl Drop for Seat {
         self.hub.leave(self.number);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn nowhere() -> Box<dyn Write + Send> {
+        Box::new(io::sink())
+    }
+
+    #[test]
+    fn only_what_somebody_wants_is_noted() {
+        let hub = Hub::new(Settings::default());
+        let desk = hub.desk();
+        assert!(desk.work(1).is_none());
+        let one = hub.join(Kinds::FETCHERS, nowhere()).unwrap();
+        let other = hub.join(Kinds::EVICTIONS, nowhere()).unwrap();
+        assert_eq!(hub.wanted(), Kinds::FETCHERS | Kinds::EVICTIONS);
+        assert!(desk.work(1).is_some());
+        drop(one);
+        assert_eq!(hub.wanted(), Kinds::EVICTIONS);
+        assert_eq!(hub.counts().watchers, 1);
+        drop(other);
+        assert!(desk.work(1).is_none());
+    }
+
+    #[test]
+    fn seats_are_bounded_and_free_again() {
+        let hub = Hub::new(Settings::default());
+        let join = || hub.join(Kinds::NONE, nowhere());
+        let mut seats: Vec<Seat> = (0..WATCHERS_MAX).map(|_| join().unwrap()).collect();
+        assert_eq!(join().unwrap_err(), Refused::TooMany);
+        seats.pop();
+        assert!(join().is_ok());
+    }
+}
