@@ -122,18 +122,19 @@ fn wait_for(client: &mut Client, name: &str, is_so: impl Fn(u64) -> bool) -> u64
     }
 }
 
-/// The number by which `stats conns` knows the client that came last.
-fn last_conn(client: &mut Client) -> String {
+/// The number by which `stats conns` knows a client.
+fn number_of(client: &mut Client) -> String {
+    let address = format!("tcp:{}", client.sender().local_addr().unwrap());
     let all = stats(client, " conns");
-    let (name, _) = all.last().unwrap();
-    name.split_once(':').unwrap().0.to_owned()
+    let found = all.iter().find(|(_, value)| *value == address);
+    found.unwrap().0.split_once(':').unwrap().0.to_owned()
 }
 
 #[test]
 fn fetchers_are_told_every_look() {
     let server = Peer::backend(&[]);
     let mut client = client(&server);
-    let cfd = last_conn(&mut client);
+    let cfd = number_of(&mut client);
     let mut watcher = Watcher::start(&server, "");
     assert_eq!(client.set("k", b"value"), "STORED");
     client.send("get k n,foo\r\n");
@@ -181,7 +182,7 @@ fn what_has_gone_is_told_from_what_never_was() {
 fn mutations_are_told_with_their_outcome() {
     let server = Peer::backend(&["-I", "1m"]);
     let mut client = client(&server);
-    let cfd = last_conn(&mut client);
+    let cfd = number_of(&mut client);
     let mut watcher = Watcher::start(&server, " mutations");
     let mut lines = Vec::new();
     let mut play = |request: &str, answer: &str, key: &str, told: &str| {
