@@ -44,6 +44,7 @@ families! {
     POOL_REQUESTS Counter "ketch_pool_requests_total" ["pool", "command", "protocol"] "requests of clients, by pool, command and what they came in: `text` (meta commands too) or `binary`";
     POOL_FAILOVERS Counter "ketch_pool_failovers_total" ["pool"] "reads that went on to another member of their shard after an error";
     POOL_REPAIRS Counter "ketch_pool_repairs_total" ["pool"] "items given to members of shards that did not hold them (read_miss)";
+    POOL_CHANGES_CROSSED Counter "ketch_pool_changes_crossed_total" ["pool"] "changes of a shard's key that crossed another client's change of it on the way: replicas deleted what they held of it";
     POOL_REPAIRS_DENIED Counter "ketch_pool_repairs_denied_total" ["pool"] "repairs not begun because 1000 of the shard were under way in their worker";
     POOL_HEDGES Counter "ketch_pool_hedges_total" ["pool"] "second members asked because the first was slow (hedge)";
     POOL_HEDGES_WON Counter "ketch_pool_hedges_won_total" ["pool"] "second members that answered first";
@@ -191,10 +192,11 @@ fn pools(page: &mut Page, state: &State) {
 /// What has been done for the members of shards.
 fn shards(page: &mut Page, pools: &[Pool], counters: &[PoolCounters]) {
     type Count = fn(&PoolStats) -> &Counter;
-    let counts: [(&Family, Count); 6] = [
+    let counts: [(&Family, Count); 7] = [
         (&POOL_FAILOVERS, |stats| &stats.failovers),
         (&POOL_REPAIRS, |stats| &stats.repairs),
         (&POOL_REPAIRS_DENIED, |stats| &stats.repairs_denied),
+        (&POOL_CHANGES_CROSSED, |stats| &stats.changes_crossed),
         (&POOL_HEDGES, |stats| &stats.hedges),
         (&POOL_HEDGES_WON, |stats| &stats.hedges_won),
         (&POOL_HEDGES_DENIED, |stats| &stats.hedges_denied),

@@ -174,6 +174,9 @@ pub struct PoolStats {
     pub repairs: Counter,
     /// Repairs not begun because too many were under way.
     pub repairs_denied: Counter,
+    /// Changes of shards' keys that crossed others of the same key: all but one
+    /// member deleted it.
+    pub changes_crossed: Counter,
     /// Second members asked because the first was slow.
     pub hedges: Counter,
     /// Second members that answered first.

@@ -92,7 +92,8 @@ fn changes_reach_every_member() {
             let answer = told(member, "mg t t\r\n");
             answer == "HD t1000" || answer == "HD t999"
         });
-    }
+    } // Of one client nothing crosses, however soon one change follows another.
+    assert_eq!(proxy.metric("ketch_pool_changes_crossed_total", ""), 0.0);
 }
 
 #[test]
@@ -440,4 +441,61 @@ fn an_operator_sees_who_is_a_replica_of_whom() {
         route.contains(&format!("\"replicas\":[{{\"address\":\"{replica}\"")),
         "{route}"
     );
+}
+
+/// Changes one of a few keys again and again, in every way there is.
+fn change_at_random(address: SocketAddr, seed: u64, keys: &[String], count: usize) {
+    let mut random = fastrand::Rng::with_seed(seed);
+    let mut client = Client::connect(address);
+    for number in 0..count {
+        let key = random.choice(keys).unwrap();
+        let value = format!("{seed}.{number}");
+        let len = value.len();
+        let told = match random.u8(..10) {
+            0..=4 => told(&mut client, &format!("set {key} 0 0 {len}\r\n{value}\r\n")),
+            5 => told(&mut client, &format!("add {key} 0 0 {len}\r\n{value}\r\n")),
+            6 => told(
+                &mut client,
+                &format!("append {key} 0 0 {len}\r\n{value}\r\n"),
+            ),
+            7 => told(&mut client, &format!("ms {key} {len} ME\r\n{value}\r\n")),
+            8 => told(&mut client, &format!("delete {key}\r\n")),
+            _ => told(&mut client, &format!("touch {key} 0\r\n")),
+        };
+        assert!(!told.starts_with("SERVER_ERROR"), "{told}");
+    }
+}
+
+#[test]
+fn changes_that_cross_leave_nothing_different() {
+    let Some((_peers, servers)) = peers(3) else {
+        return;
+    };
+    let mut members: Vec<_> = servers.iter().map(|at| Client::connect(*at)).collect();
+    for pool in [
+        "",
+        "    replication: sync\n",
+        "    server_connections: 3\n    replication: majority\n",
+    ] {
+        let proxy = proxy(&servers, pool);
+        for round in 0..60_u64 {
+            let keys: Vec<_> = (0..3).map(|at| format!("r{round}k{at}")).collect();
+            thread::scope(|scope| {
+                for client in 0..6 {
+                    let (keys, address) = (&keys, proxy.address());
+                    scope.spawn(move || change_at_random(address, client * 1000 + round, keys, 12));
+                }
+            });
+            // Once copies have arrived, and what crossed has been deleted.
+            for key in &keys {
+                wait_until(key, &proxy, || {
+                    let held: Vec<_> = members.iter_mut().map(|member| member.get(key)).collect();
+                    let right = |there: &Got| *there == Got::Miss || *there == held[0];
+                    held.iter().all(right)
+                });
+            }
+        }
+        assert!(proxy.metric("ketch_pool_changes_crossed_total", "") > 0.0);
+        assert_eq!(proxy.metric("ketch_server_missed_abandoned_total", ""), 0.0);
+    }
 }

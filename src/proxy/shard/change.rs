@@ -3,6 +3,7 @@
 
 use std::rc::Rc;
 
+use super::changes::{Sent, UnderWay};
 use super::leaf::{Leaf, Leaves, Said};
 use super::member::deletion;
 use super::owned::Owned;
@@ -91,6 +92,8 @@ impl Shard {
     async fn replace(&self, request: &Owned, key: &[u8], client: u64, tell: impl Fn(&Said)) {
         let acting = self.acting(key, false);
         let copies = self.settings.copies;
+        let under_way = self.changes.begin(key, self.lane(client), Sent::AtOnce);
+        let cross = || self.cross(under_way, acting, key, client);
         // The acting primary is the first of them.
         let mut members = vec![acting];
         if copies != Copies::None {
@@ -106,9 +109,11 @@ impl Shard {
                 leaves.until(|said| first(said).is_some()).await;
                 first(leaves.said()).iter().for_each(tell);
                 leaves.until(|_| false).await;
+                cross();
             }
             Copies::Sync => {
                 leaves.until(|_| false).await;
+                cross();
                 worst(leaves.said()).iter().for_each(tell);
             }
             Copies::Majority => {
@@ -129,6 +134,7 @@ impl Shard {
                 };
                 answer.iter().for_each(tell);
                 leaves.until(|_| false).await;
+                cross();
             }
         }
         // Whoever refused may still hold what was there before.
@@ -142,12 +148,31 @@ impl Shard {
         }
     }
 
+    /// Ends a change. If members may have got it and another of the same key in
+    /// different orders, all but one delete what they hold: nobody can tell which of
+    /// them has what the acting primary has.
+    fn cross(&self, under_way: UnderWay<'_>, acting: usize, key: &[u8], client: u64) {
+        if self.settings.copies == Copies::None || !under_way.has_crossed() {
+            return;
+        }
+        self.stats.changes_crossed.increment();
+        let others = (0..).zip(&self.members).filter(|&(at, _)| at != acting);
+        others.for_each(|(_, member)| member.forget(key, client));
+    }
+
     /// What depends on the item is asked of one member; the others follow.
     async fn adjust(&self, request: &Owned, key: &[u8], client: u64, tell: impl Fn(&Said)) {
         let acting = self.acting(key, true);
         let Some(member) = self.members.get(acting) else {
             return;
         };
+        let follow = follow(request);
+        let sent = match follow {
+            Follow::Same(_) | Follow::Add(_) => Sent::InSteps,
+            // Whatever is deleted between the steps is not left different.
+            Follow::Delete => Sent::AtOnce,
+        };
+        let mut under_way = self.changes.begin(key, self.lane(client), sent);
         let said = member.ask(request, key, client).await;
         let changed = matches!(said.outcome(), Some(Outcome::Done | Outcome::Hit));
         let copies = self.settings.copies;
@@ -160,9 +185,10 @@ impl Shard {
         }
         // Counted again: whoever copied the item since has what was there before.
         self.changes.count(key);
-        let others = self
-            .others_follow(&follow(request), acting, key, client)
-            .await;
+        let others = self.others_follow(&follow, acting, key, client);
+        under_way.take_last_step();
+        let others = others.await;
+        self.cross(under_way, acting, key, client);
         if waits {
             let enough = match copies {
                 Copies::Majority => self.members.len() / 2,
@@ -177,14 +203,15 @@ impl Shard {
         }
     }
 
-    /// Has the other members follow; returns what each said in the end.
-    async fn others_follow(
-        &self,
-        follow: &Follow,
+    /// Sends the other members what follows; the future returns what each said in the
+    /// end.
+    fn others_follow<'a>(
+        &'a self,
+        follow: &'a Follow,
         acting: usize,
-        key: &[u8],
+        key: &'a [u8],
         client: u64,
-    ) -> Vec<Said> {
+    ) -> impl Future<Output = Vec<Said>> + 'a {
         let request = match follow {
             Follow::Same(request) | Follow::Add(request) => request.clone(),
             Follow::Delete => deletion(key),
@@ -197,22 +224,30 @@ impl Shard {
             .iter()
             .map(|member| member.ask(&request, key, client))
             .collect();
-        let mut all = Vec::with_capacity(leaves.len());
-        for (member, leaf) in others.iter().zip(leaves) {
-            let mut said = leaf.await;
-            let kept = match follow {
-                Follow::Add(_) => said.outcome() != Some(Outcome::Done),
-                Follow::Same(_) | Follow::Delete => said.outcome().is_some_and(Outcome::is_error),
-            };
-            if kept && said.outcome().is_some() {
-                said = member.ask(&deletion(key), key, client).await;
-                if said.outcome().is_some_and(Outcome::is_error) {
-                    member.forget(key, client);
+        async move {
+            let mut all = Vec::with_capacity(leaves.len());
+            for (member, leaf) in others.iter().zip(leaves) {
+                let mut said = leaf.await;
+                if said.is_behind() && member.is_active() {
+                    // It holds nothing of the key, and will have deleted what it did.
+                    said = Said::nothing();
                 }
+                let kept = match follow {
+                    Follow::Add(_) => said.outcome() != Some(Outcome::Done),
+                    Follow::Same(_) | Follow::Delete => {
+                        said.outcome().is_some_and(Outcome::is_error)
+                    }
+                };
+                if kept && said.outcome().is_some() {
+                    said = member.ask(&deletion(key), key, client).await;
+                    if said.outcome().is_some_and(Outcome::is_error) {
+                        member.forget(key, client);
+                    }
+                }
+                all.push(said);
             }
-            all.push(said);
+            all
         }
-        all
     }
 }
 

@@ -42,6 +42,25 @@ impl Said {
         matches!(self, Self::Reply { outcome, .. } if !outcome.is_error())
     }
 
+    /// What a member says that holds nothing.
+    pub fn nothing() -> Self {
+        Self::Reply {
+            bytes: Bytes::from_static(b"NOT_FOUND\r\n"),
+            outcome: Outcome::Miss,
+        }
+    }
+
+    /// Whether the member has yet to delete what it missed of the key.
+    pub fn is_behind(&self) -> bool {
+        matches!(
+            self,
+            Self::Failed {
+                failure: Failure::Behind,
+                ..
+            }
+        )
+    }
+
     /// How good it is, against others: hit, then stored and the like, then miss,
     /// then error, then nothing.
     pub fn rank(&self) -> u8 {

@@ -74,6 +74,14 @@ impl Member {
         self.server.missed.has(key)
     }
 
+    /// Whether all clients of the worker share one connection to it, or need none.
+    pub(super) fn is_narrow(&self) -> bool {
+        match &self.link {
+            Link::Remote(connections) => connections.len() <= 1,
+            Link::Embedded(_) | Link::Shard(_) => true,
+        }
+    }
+
     fn connection(&self, client: u64) -> Option<&Rc<Connection>> {
         let Link::Remote(connections) = &self.link else {
             return None;

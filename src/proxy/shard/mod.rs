@@ -5,6 +5,7 @@
 //! pools know nothing of it.
 
 mod change;
+mod changes;
 mod hedge;
 pub mod leaf;
 mod many;
@@ -19,55 +20,18 @@ use std::cell::Cell;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::{Context, Waker};
 
+pub use changes::Changes;
 pub use member::Member;
 pub use settings::{Copies, OnMiss, ReadFrom, Settings};
 
 use super::stats::PoolStats;
 use crate::pool::Asker;
 use crate::protocol::effect::Effect;
-use crate::protocol::reply::fingerprint;
+use changes::Lane;
 use hedge::Hedge;
 use owned::Owned;
-
-/// Counts changes by key, so that whoever copies an item can tell whether it
-/// was changed meanwhile. Keys share counters: a change too many is harmless.
-#[derive(Debug)]
-pub struct Changes {
-    counts: Box<[AtomicU32]>,
-}
-
-impl Default for Changes {
-    fn default() -> Self {
-        Self {
-            counts: (0..1024).map(|_| AtomicU32::new(0)).collect(),
-        }
-    }
-}
-
-impl Changes {
-    fn counter(&self, key: &[u8]) -> Option<&AtomicU32> {
-        let count = u64::try_from(self.counts.len()).ok()?;
-        // The low bit of a fingerprint is always set.
-        let at = (fingerprint(key) >> 1).checked_rem(count)?;
-        self.counts.get(usize::try_from(at).ok()?)
-    }
-
-    /// How often keys of this counter have been changed.
-    pub fn of(&self, key: &[u8]) -> u32 {
-        self.counter(key)
-            .map_or(0, |count| count.load(Ordering::Acquire))
-    }
-
-    /// Counts a change.
-    pub fn count(&self, key: &[u8]) {
-        if let Some(count) = self.counter(key) {
-            count.fetch_add(1, Ordering::Release);
-        }
-    }
-}
 
 /// A request on one key, and who asks.
 pub struct Question {
@@ -90,6 +54,10 @@ pub struct Shard {
     members: Vec<Member>,
     settings: Settings,
     changes: Arc<Changes>,
+    /// The number of this worker among those that make changes.
+    worker: u32,
+    /// Whether all clients of this worker share one connection to each member.
+    is_narrow: bool,
     stats: Arc<PoolStats>,
     hedge: Hedge,
     /// Where the next read in turn begins.
@@ -109,6 +77,8 @@ impl Shard {
     ) -> Rc<Self> {
         Rc::new(Self {
             hedge: Hedge::new(members.len()),
+            is_narrow: members.iter().all(Member::is_narrow),
+            worker: changes.join(),
             members,
             settings,
             changes,
@@ -130,6 +100,14 @@ impl Shard {
     /// The members, the primary first.
     pub fn members(&self) -> &[Member] {
         &self.members
+    }
+
+    /// The lane of what this client sends to all members at once.
+    fn lane(&self, client: u64) -> Lane {
+        Lane {
+            worker: self.worker,
+            client: if self.is_narrow { 0 } else { client },
+        }
     }
 
     /// The places of the members in the order in which they are read from.
@@ -227,13 +205,5 @@ mod tests {
         assert_eq!(shard.acting(b"k", true), 0);
         eject(0);
         assert_eq!(shard.acting(b"k", true), 0);
-    }
-
-    #[test]
-    fn a_change_is_seen() {
-        let changes = Changes::default();
-        let before = changes.of(b"k");
-        changes.count(b"k");
-        assert_ne!(changes.of(b"k"), before);
     }
 }
