@@ -11,6 +11,7 @@ use cli::args::{Args, Command};
 use ketch::config::{self, Config};
 
 fn main() -> ExitCode {
+    ketch::net::memory::prepare();
     match execute(Args::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
