@@ -1,9 +1,9 @@
 //! What watchers are told of the cache, while there are any.
 //!
-//! Threads that work on the cache note what they do in a [`page`](mod@page) of their
-//! own; once for each batch of requests it is put on the thread's shelf ([`desk`]), from
+//! Threads that work on the cache note what they do in a `page` of their
+//! own; once for each batch of requests it is put on the thread's shelf (`desk`), from
 //! which one thread that only lives while somebody watches takes it, makes lines of it
-//! and hands them to the watchers ([`hub`], [`turn`]).
+//! and hands them to the watchers (`hub`, `turn`).
 //!
 //! While nobody watches a batch of requests costs one relaxed load, and each look for
 //! a key one look at a byte of the thread's own. While somebody does, what does not
