@@ -559,15 +559,20 @@ fn lending() -> Store {
     store
 }
 
-fn set(store: &Store, key: &[u8], value: &[u8]) {
-    let put = Put {
+/// An item with nothing but a key and a value.
+fn plain<'a>(key: &'a [u8], value: &'a [u8]) -> Put<'a> {
+    Put {
         key,
         flags: 0,
         exptime: 0,
         cas: None,
         state: State::default(),
         value: Value::small(value),
-    };
+    }
+}
+
+fn set(store: &Store, key: &[u8], value: &[u8]) {
+    let put = plain(key, value);
     let done = store.write(store.home(key), 1000, |shard, tag| {
         let old = shard.find(tag, key, 1000);
         shard.put(tag, old, &put, 1000)
@@ -639,14 +644,7 @@ fn a_segment_that_is_lent_is_not_written_from_its_start() {
     let mut shard = shard(&memory, true);
     let put = |shard: &mut Shard, key: &[u8], value: &[u8]| {
         let tag = Hash::new(key, SEED).tag();
-        let put = Put {
-            key,
-            flags: 0,
-            exptime: 0,
-            cas: None,
-            state: State::default(),
-            value: Value::small(value),
-        };
+        let put = plain(key, value);
         shard.put(tag, None, &put, 1000).unwrap()
     };
     let at = put(&mut shard, b"one", &[1; LEND_BYTES_MIN]);
