@@ -310,8 +310,8 @@ fn ask_bad(world: &World<'_>) {
 /// What came of a fault.
 #[derive(Debug)]
 pub(crate) struct Figures {
-    /// Requests to the bad server that failed before it was ejected, or at all if
-    /// it was not.
+    /// Requests to the bad server that were asked before it was ejected, or at all if
+    /// it was not, and failed.
     pub(crate) failed: usize,
     /// Those that were asked afterwards, and failed all the same.
     pub(crate) failed_later: usize,
@@ -386,19 +386,16 @@ pub(crate) fn measure(
         let is = move |took: &&Took| (from..until).contains(&took.at) && took.what == what;
         of_bad.iter().filter(is)
     };
+    let first = |what: What, from: Instant| meanwhile(what, from, stops).map(|took| took.at).min();
     let ejected = match expected.remaps {
-        false => meanwhile(What::Ejected, began, stops)
-            .map(|took| took.at)
-            .min(),
-        // The last that fails.
-        true => meanwhile(What::Failed, began, stops)
-            .map(|took| took.at)
-            .max(),
+        false => first(What::Ejected, began),
+        // The first that is answered by another server.
+        true => first(What::Failed, began).and_then(|failed| first(What::Answered, failed)),
     };
     let errors_end = ejected.unwrap_or(stops);
     let figures = Figures {
         failed: meanwhile(What::Failed, began, stops)
-            .filter(|took| took.at <= errors_end)
+            .filter(|took| took.at - took.time <= errors_end)
             .count(),
         failed_later: meanwhile(What::Failed, errors_end, stops)
             .filter(|took| took.at - took.time > errors_end)
