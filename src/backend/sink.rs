@@ -14,7 +14,7 @@ pub trait Sink {
     /// As [`Self::bytes`], with room for `more`.
     fn room(&mut self, more: usize) -> &mut Vec<u8>;
 
-    /// Appends the chunks of a large value, without copying them if possible.
+    /// Appends a large value, without copying it if possible.
     fn share(&mut self, value: &Arc<Large>);
 
     /// Whether it takes what is lent.
@@ -71,8 +71,8 @@ impl Sink for Vec<u8> {
 
     fn share(&mut self, value: &Arc<Large>) {
         self.reserve(value.len());
-        for chunk in value.chunks() {
-            self.extend_from_slice(chunk);
+        for part in value.parts() {
+            self.extend_from_slice(part);
         }
     }
 

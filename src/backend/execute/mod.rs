@@ -9,7 +9,7 @@ mod meta;
 mod text;
 
 use super::sink::Sink;
-use super::store::{CHUNK_BYTES, DEAD, Full, Owned, Store, Value};
+use super::store::{DEAD, Full, LARGE_BYTES_MIN, Owned, Store, Value};
 use super::watch::{self, Event, How, Kinds, Status};
 use crate::protocol::binary as frame;
 use crate::protocol::meta::ItemKey;
@@ -70,7 +70,7 @@ pub fn limits(store: &Store) -> Limits {
     Limits {
         // The shortest key is of one byte.
         value_bytes_max: value_bytes_max(store, 1, 0),
-        announce_bytes_min: CHUNK_BYTES,
+        announce_bytes_min: LARGE_BYTES_MIN,
         ..Limits::default()
     }
 }
@@ -277,7 +277,7 @@ impl Held<'_> {
         with: impl FnOnce(Value<'_>) -> Result<T, Full>,
     ) -> Result<T, Full> {
         match self {
-            Self::Borrowed(value) if value.len() < CHUNK_BYTES => with(Value::small(value)),
+            Self::Borrowed(value) if value.len() < LARGE_BYTES_MIN => with(Value::small(value)),
             Self::Borrowed(value) => with(store.gather(value, now)?.as_value()),
             Self::Owned(owned) => with(owned.as_value()),
             Self::Nowhere | Self::TooLarge => Err(Full),

@@ -159,7 +159,8 @@ fn a_value_too_large_takes_the_old_one_with_it() {
 #[test]
 fn large_values_come_back_whole() {
     let store = store();
-    for len in [CHUNK_BYTES - 1, CHUNK_BYTES, CHUNK_BYTES + 1, 1_000_000] {
+    const LEN: usize = LARGE_BYTES_MIN;
+    for len in [LEN - 1, LEN, LEN + 1, LEN + 5000, 1_000_000] {
         let value: String = ('a'..='z').cycle().take(len).collect();
         assert_eq!(
             say(&store, format!("set k 0 0 {len}\r\n{value}\r\n")),

@@ -44,7 +44,8 @@ impl Talk {
         reading: &mut Reading<'_, '_>,
     ) {
         if execute::fits_binary(&reading.shared.store, request, value_len) {
-            self.incoming = Some(Box::new(Incoming::new(head, value_len, 0)));
+            let store = &reading.shared.store;
+            self.incoming = Some(Box::new(Incoming::new(store, head, value_len, 0)));
         } else {
             self.swallow = value_len;
             reading.execute_frame_with(request, Err(Refused::TooLarge));

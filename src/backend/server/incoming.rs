@@ -10,18 +10,12 @@ use std::task::{Context, Poll};
 use crate::backend::store::{Filling, Full, Owned, Store};
 use crate::net::stream::ReadHalf;
 
-/// Chunks that one read may fill, once as many have been filled: one that sends
-/// little does not get to hold more.
-const PIECES: usize = 8;
-
 /// A value on its way in, and what follows it.
 #[derive(Debug)]
 pub(super) struct Incoming {
     /// The command that announced it, as sent.
     pub(super) head: Vec<u8>,
     filling: Filling,
-    /// Bytes of the value.
-    value_len: usize,
     /// Bytes after the value that belong to it, and those that have come.
     end: [u8; 2],
     end_len: usize,
@@ -30,11 +24,10 @@ pub(super) struct Incoming {
 
 impl Incoming {
     /// A value of `value_len` bytes, followed by `end_len` more, at most two.
-    pub(super) fn new(head: &[u8], value_len: usize, end_len: usize) -> Self {
+    pub(super) fn new(store: &Store, head: &[u8], value_len: usize, end_len: usize) -> Self {
         Self {
             head: head.to_vec(),
-            filling: Filling::default(),
-            value_len,
+            filling: Filling::new(store.memory(), value_len),
             end: [0; 2],
             end_len: end_len.min(2),
             ended: 0,
@@ -43,7 +36,7 @@ impl Incoming {
 
     /// Bytes of the value that are still to come.
     fn missing(&self) -> usize {
-        self.value_len - self.filling.len()
+        self.filling.missing()
     }
 
     /// Bytes that are still to come, with what follows the value.
@@ -57,8 +50,8 @@ impl Incoming {
     }
 
     /// The value.
-    pub(super) fn finish(self, store: &Store) -> Owned {
-        self.filling.finish(store.memory())
+    pub(super) fn finish(self) -> Owned {
+        self.filling.finish()
     }
 
     /// Takes bytes that have been read already. Returns how many.
@@ -69,13 +62,8 @@ impl Incoming {
     pub(super) fn take(&mut self, store: &Store, bytes: &[u8], now: u32) -> Result<usize, Full> {
         let mut used = 0;
         while self.missing() > 0 && used < bytes.len() {
-            let missing = self.missing();
-            let room = store.room_in(&mut self.filling, now)?;
-            let rest = bytes.get(used..).unwrap_or_default();
-            let count = room.len().min(rest.len()).min(missing);
-            room[..count].copy_from_slice(&rest[..count]);
-            self.filling.advance(count);
-            used += count;
+            store.prepare(&mut self.filling, now)?;
+            used += self.filling.take(bytes.get(used..).unwrap_or_default());
         }
         if self.missing() == 0 {
             let rest = bytes.get(used..).unwrap_or_default();
@@ -98,27 +86,22 @@ impl Incoming {
         now: u32,
     ) -> Poll<io::Result<Result<usize, Full>>> {
         let missing = self.missing();
-        if missing > 0
-            && let Err(full) = store.room_in(&mut self.filling, now)
-        {
+        if let Err(full) = store.prepare(&mut self.filling, now) {
             return Poll::Ready(Ok(Err(full)));
         }
-        let mut pieces: [IoSliceMut<'_>; PIECES + 1] =
-            std::array::from_fn(|_| IoSliceMut::new(&mut []));
-        let (mut count, mut room) = (0, 0);
-        let most = (self.filling.chunks() + 1).min(PIECES);
-        for piece in self.filling.rooms(store.memory(), missing, most) {
-            room += piece.len();
-            pieces[count] = IoSliceMut::new(piece);
-            count += 1;
-        }
-        if room == missing {
-            pieces[count] = IoSliceMut::new(&mut self.end[self.ended..self.end_len]);
-            count += 1;
-        }
-        let read = std::task::ready!(stream.poll_read_vectored(cx, &mut pieces[..count]))?;
+        let rooms = self.filling.rooms();
+        let is_all = rooms.iter().map(|room| room.len()).sum::<usize>() == missing;
+        let end = if is_all {
+            self.ended..self.end_len
+        } else {
+            0..0
+        };
+        let [first, rest] = rooms;
+        let end = &mut self.end[end];
+        let mut pieces = [first, rest, end].map(IoSliceMut::new);
+        let read = std::task::ready!(stream.poll_read_vectored(cx, &mut pieces))?;
         let of_value = read.min(missing);
-        self.filling.advance_all(of_value);
+        self.filling.advance(of_value);
         self.ended += read - of_value;
         Poll::Ready(Ok(Ok(read)))
     }

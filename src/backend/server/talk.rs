@@ -257,7 +257,8 @@ impl Talk {
         reading: &mut Reading<'_, '_>,
     ) {
         if execute::fits(&reading.shared.store, request, value_len) {
-            self.incoming = Some(Box::new(Incoming::new(head, value_len, 2)));
+            let store = &reading.shared.store;
+            self.incoming = Some(Box::new(Incoming::new(store, head, value_len, 2)));
         } else {
             self.swallow = value_len + 2;
             reading.execute_with(request, Err(Refused::TooLarge));
@@ -325,7 +326,7 @@ impl Talk {
         let well_ended = incoming.is_well_ended();
         let head = incoming.head.clone();
         let value = if well_ended {
-            Ok(incoming.finish(&reading.shared.store))
+            Ok(incoming.finish())
         } else {
             Err(Refused::BadEnd)
         };

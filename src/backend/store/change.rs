@@ -2,7 +2,7 @@
 
 use super::hash::Tag;
 use super::item::State;
-use super::memory::CHUNK_BYTES;
+use super::memory::LARGE_BYTES_MIN;
 use super::shard::{At, Full, Put, Shard, Value};
 use super::value::Owned;
 use crate::protocol::number::{Decimal, read_stored};
@@ -212,17 +212,14 @@ impl Shard {
             return Ok(Stored::NotStored);
         }
         let new = store.value;
-        let (old_chunks, new_chunks) = (found.chunks(), new.chunks());
-        let mut pieces: Vec<&[u8]> = Vec::with_capacity(old_chunks.len() + new_chunks.len() + 3);
-        let old_pieces = old_chunks.iter().map(AsRef::as_ref);
-        let old_pieces = old_pieces.chain([found.item.tail()]);
-        let new_pieces = new_chunks.iter().map(AsRef::as_ref).chain(new.tail);
-        if store.mode == Mode::Append {
-            pieces.extend(old_pieces.chain(new_pieces));
+        let old_pieces = found.parts().chain([found.item.tail()]);
+        let new_pieces = new.parts().chain(new.tail);
+        let pieces: Vec<&[u8]> = if store.mode == Mode::Append {
+            old_pieces.chain(new_pieces).collect()
         } else {
-            pieces.extend(new_pieces.chain(old_pieces));
-        }
-        let owned = if found.value_len() + added < CHUNK_BYTES {
+            new_pieces.chain(old_pieces).collect()
+        };
+        let owned = if found.value_len() + added < LARGE_BYTES_MIN {
             Owned::small(pieces.concat())
         } else {
             Owned::gather(&self.memory, &pieces)?

@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use super::hash::Hash;
 use super::log::Queue;
-use super::memory::{CHUNK_BYTES, EXTENT_BYTES};
+use super::memory::{EXTENT_BYTES, LARGE_BYTES_MIN};
 use super::shard::Shard;
 
 /// Neighbouring segments that are copied together at most. Four that become
@@ -19,7 +19,7 @@ const RUN_MAX_WITHOUT_EVICTION: usize = 16;
 
 /// What may stay empty at the end of a segment because the next item did not fit:
 /// the largest item there is.
-const END_BYTES_MAX: usize = CHUNK_BYTES + 512;
+const END_BYTES_MAX: usize = LARGE_BYTES_MIN + 512;
 
 /// Segments that are being copied together.
 #[derive(Debug)]

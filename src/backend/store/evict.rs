@@ -213,7 +213,7 @@ impl Shard {
     fn spare(&mut self, at: At, queue: Queue, is_written: bool, now: u32) -> bool {
         let item = self.segments.item(at.location);
         let (word, size) = (item.word(), item.size());
-        let chunks = self.chunks(&item).len();
+        let large = self.large_cost(&item);
         let uses = match queue {
             Queue::Young => 0,
             Queue::Main if is_written || self.main.spared + size > SPARED_MAX => return false,
@@ -226,8 +226,8 @@ impl Shard {
             self.main.spared += size;
             self.counters.spared += 1;
         } else {
-            self.young.chunks -= chunks;
-            self.main.chunks += chunks;
+            self.young.large -= large;
+            self.main.large += large;
             self.counters.promoted += 1;
         }
         let location = self.segments.copy(at.location, number);

@@ -5,11 +5,10 @@
 //! ```
 //!
 //! Nothing is padded but the end, to [`UNIT`] bytes. What most items do not have
-//! takes no room: client flags, a time to expire, and the number under which the
-//! chunks of a large value are kept; of such a value only what does not fill a
-//! chunk stands in the log.
+//! takes no room: client flags, a time to expire, and the number under which a large
+//! value is kept; of such a value only what does not fill a page stands in the log.
 
-use super::memory::{CHUNK_BYTES, EXTENT_BYTES};
+use super::memory::{EXTENT_BYTES, LARGE_BYTES_MIN};
 
 /// Items begin at multiples of so many bytes.
 pub const UNIT: usize = 8;
@@ -154,12 +153,6 @@ impl Word {
             .with(BINARY_KEY, state.binary_key)
     }
 
-    /// Whether there are chunks of its value.
-    #[inline]
-    pub(super) fn is_large(self) -> bool {
-        self.has(LARGE)
-    }
-
     /// Whether this is garbage: an item that is no more, or a gap.
     #[inline]
     pub fn is_gone(self) -> bool {
@@ -262,14 +255,14 @@ impl<'a> Item<'a> {
         self.bytes.get(at..at + len).unwrap_or_default()
     }
 
-    /// The number under which the chunks of its value are kept.
+    /// The number under which the rest of its value is kept, if it is large.
     #[inline]
     pub fn large(&self) -> Option<u32> {
         let at = self.word.large_at();
         self.word.has(LARGE).then(|| read_u32(self.bytes, at))
     }
 
-    /// What stands here of its value: all of it, or what follows the chunks.
+    /// What stands here of its value: all of it, or the end of a large one.
     #[inline]
     pub fn tail(&self) -> &'a [u8] {
         let (at, len) = (self.word.tail_at(), self.word.tail_len());
@@ -354,17 +347,17 @@ pub(super) struct NewItem<'a> {
     pub state: State,
     /// How often it has been used.
     pub uses: u32,
-    /// The number under which chunks of its value are kept.
+    /// The number under which the rest of its value is kept, if it is large.
     pub large: Option<u32>,
-    /// The value, or what follows the chunks, in two pieces; together shorter
-    /// than a chunk.
+    /// The value, or the end of a large one, in two pieces; together shorter than
+    /// [`LARGE_BYTES_MIN`].
     pub tail: [&'a [u8]; 2],
 }
 
 impl NewItem<'_> {
     fn word(&self) -> Word {
         let tail_len = self.tail[0].len() + self.tail[1].len();
-        debug_assert!(tail_len < CHUNK_BYTES && (1..=250).contains(&self.key.len()));
+        debug_assert!(tail_len < LARGE_BYTES_MIN && (1..=250).contains(&self.key.len()));
         Word(low(self.key.len()) | (low(tail_len) << TAIL_SHIFT))
             .with(HAS_FLAGS, self.flags != 0)
             .with(HAS_EXPTIME, self.exptime != 0)
@@ -407,7 +400,7 @@ fn copy(bytes: &mut [u8], at: usize, from: &[u8]) {
     }
 }
 
-const _: () = assert!(CHUNK_BYTES <= TAIL_LEN as usize + 1);
+const _: () = assert!(LARGE_BYTES_MIN <= TAIL_LEN as usize + 1);
 
 #[cfg(test)]
 mod tests {

@@ -1,12 +1,17 @@
 //! The memory of a store: how much there may be, and what is free of it.
 //!
-//! It comes from the system in two sizes, extents for the log and the index and
-//! chunks for large values, and goes back to it whole. No allocator stands in
-//! between: what has been freed in one size can be had in the other, whatever
-//! lies around it, and the bound on the sum is exact.
+//! It comes from the system in blocks, some for the log and the index and some for
+//! large values, and goes back to it in whole pages. No allocator stands in between:
+//! what has been freed in one place can be had in any other, whatever lies around it,
+//! and the bound on the sum is exact.
 //!
-//! What goes back is the memory; the addresses stay with us for the next piece of the
-//! same size. The system joins pieces that lie side by side into one mapping. Unmapping
+//! A block is a range of addresses of one of a few sizes. What counts as taken are the
+//! pages at its start that have been claimed; the others have never been written to, and
+//! there is no memory behind them. So a value lies in one piece whatever its size is,
+//! and costs the pages that it fills.
+//!
+//! What goes back is the memory; the addresses stay with us for the next block of the
+//! same size. The system joins blocks that lie side by side into one mapping. Unmapping
 //! every freed one made as many holes, and a cache of some gigabytes of large values
 //! that expire in any order came near the number of mappings that a process may have.
 
@@ -14,6 +19,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use memmap2::{Advice, MmapMut};
+use smallvec::SmallVec;
 
 use crate::net::lend::Pages;
 use crate::net::memory::give_back;
@@ -23,16 +29,28 @@ use crate::net::outbox::{LENT_MAX, Parts};
 /// small enough that a shard of 8 MiB has 32 of them to age one by one.
 pub const EXTENT_BYTES: usize = 256 * 1024;
 
-/// Size of a chunk: the part of a large value that is shared with the
-/// connections that send it instead of being copied.
-pub const CHUNK_BYTES: usize = 16 * 1024;
+/// Values from so many bytes on lie outside of the log, and are shared with the
+/// connections that send them instead of being copied.
+pub const LARGE_BYTES_MIN: usize = 16 * 1024;
 
-/// What an extent costs with its entries in the tables of its shard.
-pub(super) const EXTENT_COST: usize = EXTENT_BYTES + 256;
+/// Memory is claimed in multiples of so many bytes, a page of most systems. What a large
+/// value has beyond them stands in the log.
+pub(super) const PAGE_BYTES: usize = 4096;
 
-/// What a chunk costs with its place in the list of its value, and its share of what
-/// the value costs beside: a counter of references and an entry in a table.
-pub(super) const CHUNK_COST: usize = CHUNK_BYTES + 128;
+/// Sizes of blocks: powers of two from the first to the second. A value beyond that lies
+/// in several.
+const BLOCK_BYTES_MIN: usize = 16 * 1024;
+pub(super) const BLOCK_BYTES_MAX: usize = 1 << 20;
+const SIZES: usize = (BLOCK_BYTES_MAX / BLOCK_BYTES_MIN).trailing_zeros() as usize + 1;
+
+const _: () = assert!(EXTENT_BYTES >= BLOCK_BYTES_MIN && EXTENT_BYTES <= BLOCK_BYTES_MAX);
+
+/// What a block costs beside its pages: its place in the tables of a shard or in its
+/// value, a counter of references and an entry in a table.
+pub(super) const BLOCK_COST: usize = 128;
+
+/// What an extent costs.
+pub(super) const EXTENT_COST: usize = EXTENT_BYTES + BLOCK_COST;
 
 /// Extents of which a part is lent to a connection cannot be used anew until it has been
 /// written. All of them may be this share of the limit, as a divisor; where they might be
@@ -59,61 +77,84 @@ pub struct Memory {
     /// Extents that nobody uses but that are still lent in part, and how many.
     lent: Mutex<Vec<Pages>>,
     lent_count: AtomicUsize,
-    extents: Pieces,
-    chunks: Pieces,
+    /// Blocks that nobody uses, by size.
+    free: [Free; SIZES],
 }
 
-/// The free pieces of one size.
+/// A range of addresses, and how much memory there is behind it.
 #[derive(Debug)]
-struct Pieces {
-    /// Bytes of a piece.
-    bytes: usize,
-    /// What one costs.
-    cost: usize,
+struct Block {
+    map: MmapMut,
+    /// Bytes from the start on, in whole pages, that count as taken.
+    claimed: usize,
+}
+
+/// The blocks of one size that nobody uses.
+#[derive(Debug, Default)]
+struct Free {
     /// Those whose memory we still have.
-    spare: Mutex<Vec<MmapMut>>,
+    spare: Mutex<Spare>,
     /// Those whose memory has gone back: addresses and nothing else.
     empty: Mutex<Vec<MmapMut>>,
 }
 
-impl Pieces {
-    fn new(bytes: usize, cost: usize) -> Self {
-        Self {
-            bytes,
-            cost,
-            spare: Mutex::default(),
-            empty: Mutex::default(),
-        }
-    }
+#[derive(Debug, Default)]
+struct Spare {
+    blocks: Vec<Block>,
+    /// Bytes of them.
+    claimed: usize,
+}
 
-    /// Memory for a piece, where one has been or anew.
-    fn map(&self) -> std::io::Result<MmapMut> {
+impl Free {
+    /// A block of `bytes` without memory, where one has been or anew.
+    fn map(&self, bytes: usize) -> std::io::Result<Block> {
         if let Some(map) = lock(&self.empty).pop() {
-            return Ok(map);
+            return Ok(Block { map, claimed: 0 });
         }
-        let map = MmapMut::map_anon(self.bytes)?;
+        let map = MmapMut::map_anon(bytes)?;
         // Large pages would bring memory back that we have given back. Where the
         // system has none it does not know the advice.
         if let Err(error) = map.advise(Advice::NoHugePage) {
             tracing::trace!(%error, "no large pages to refuse");
         }
-        Ok(map)
+        Ok(Block { map, claimed: 0 })
     }
 
-    /// Gives the memory of a piece back to the system.
-    fn empty(&self, mut map: MmapMut) {
+    /// Gives the memory of a block back to the system.
+    fn empty(&self, block: Block) {
+        let Block { mut map, claimed } = block;
         // What cannot be given back, because it is locked, is unmapped.
-        if give_back(&mut map) {
+        if give_back(map.get_mut(..claimed).unwrap_or_default()) {
             lock(&self.empty).push(map);
         }
     }
+
+    /// A spare block.
+    fn pop(&self) -> Option<Block> {
+        let mut spare = lock(&self.spare);
+        let block = spare.blocks.pop()?;
+        spare.claimed -= block.claimed;
+        Some(block)
+    }
+
+    /// Spares a block, if there are not too many of them.
+    fn push(&self, block: Block, bytes_max: usize) -> Result<(), Block> {
+        let mut spare = lock(&self.spare);
+        if block.claimed == 0 || spare.claimed + block.claimed > bytes_max {
+            return Err(block);
+        }
+        spare.claimed += block.claimed;
+        spare.blocks.push(block);
+        Ok(())
+    }
 }
 
-impl Drop for Pieces {
+impl Drop for Free {
     /// Unmaps all in the order of their addresses: in any other each would first be cut
     /// out of the mapping it lies in, and there may be no more mappings for that.
     fn drop(&mut self) {
-        let mut all = std::mem::take(&mut *lock(&self.spare));
+        let spare = std::mem::take(&mut *lock(&self.spare));
+        let mut all: Vec<_> = spare.blocks.into_iter().map(|block| block.map).collect();
         all.append(&mut lock(&self.empty));
         all.sort_unstable_by_key(|map| map.as_ptr().addr());
     }
@@ -142,87 +183,104 @@ impl Extent {
     }
 }
 
-/// A piece of memory for a part of a large value. Holds anything.
-#[derive(Debug)]
-pub struct Chunk {
-    /// There until the chunk is dropped.
-    map: Option<MmapMut>,
-    memory: Arc<Memory>,
-}
-
-impl Chunk {
-    /// Its bytes, to write.
-    #[inline]
-    pub fn bytes_mut(&mut self) -> &mut [u8] {
-        self.map.as_deref_mut().unwrap_or_default()
-    }
-}
-
-impl AsRef<[u8]> for Chunk {
-    fn as_ref(&self) -> &[u8] {
-        self.map.as_deref().unwrap_or_default()
-    }
-}
-
-impl Drop for Chunk {
-    fn drop(&mut self) {
-        if let Some(map) = self.map.take() {
-            self.memory.give(map, &self.memory.chunks);
-        }
-    }
-}
-
-/// The full chunks of a large value, which do not change any more. All have one
-/// counter of references; their memory is free when the last of those who share them
-/// has let go.
+/// Memory for a large value, or for as much of it as fills pages. While it is shared it
+/// does not change; it is free when the last of those who share it has let go.
 #[derive(Debug)]
 pub struct Large {
-    chunks: Box<[MmapMut]>,
+    /// Each of [`BLOCK_BYTES_MAX`] but the last, which is no larger than it must be.
+    /// Almost always there is one.
+    blocks: SmallVec<[Block; 1]>,
+    /// Bytes that it holds.
+    len: usize,
     memory: Arc<Memory>,
 }
 
 impl Large {
-    /// A value of these chunks; `None` if there are none.
-    pub fn new(memory: &Arc<Memory>, chunks: impl IntoIterator<Item = Chunk>) -> Option<Arc<Self>> {
-        let chunks = chunks.into_iter().filter_map(|mut chunk| chunk.map.take());
-        let chunks: Box<[_]> = chunks.collect();
-        (!chunks.is_empty()).then(|| {
-            Arc::new(Self {
-                chunks,
-                memory: Arc::clone(memory),
-            })
-        })
+    /// Memory for `len` bytes, a multiple of [`PAGE_BYTES`], none of which are claimed
+    /// yet.
+    pub fn new(memory: &Arc<Memory>, len: usize) -> Self {
+        debug_assert!(len.is_multiple_of(PAGE_BYTES));
+        Self {
+            blocks: SmallVec::new(),
+            len,
+            memory: Arc::clone(memory),
+        }
     }
 
-    /// The chunks, each of [`CHUNK_BYTES`].
-    #[inline]
-    pub fn chunks(&self) -> &[MmapMut] {
-        &self.chunks
-    }
-
-    /// Bytes of all of them.
+    /// Bytes that it holds.
     #[inline]
     pub fn len(&self) -> usize {
-        self.chunks.len() * CHUNK_BYTES
+        self.len
     }
 
-    /// Whether there are none, which there always are.
+    /// Whether it holds nothing.
     pub fn is_empty(&self) -> bool {
-        self.chunks.is_empty()
+        self.len == 0
+    }
+
+    /// The bytes, in pieces.
+    pub fn parts(&self) -> impl Iterator<Item = &[u8]> {
+        (0..).map_while(|at| self.part(at))
+    }
+
+    /// What it costs.
+    pub(super) fn cost(&self) -> usize {
+        let cost = |block: &Block| block.claimed + BLOCK_COST;
+        self.blocks.iter().map(cost).sum()
+    }
+
+    /// Claims memory from `from` up to `to`, or a half or a quarter of that and so on if
+    /// the limit does not allow it, though not beyond the block in which `from` lies.
+    pub(super) fn claim(&mut self, from: usize, to: usize) {
+        let (at, start) = (from / BLOCK_BYTES_MAX, from % BLOCK_BYTES_MAX);
+        let before = from - start;
+        let wanted = (self.len - before).min(BLOCK_BYTES_MAX);
+        if at == self.blocks.len()
+            && let Some(block) = self.memory.block(wanted)
+        {
+            self.blocks.push(block);
+        }
+        if let Some(block) = self.blocks.get_mut(at) {
+            let mut more = wanted.min(to - before) - start;
+            while more > 0 && !self.memory.claim_of(block, start + more) {
+                more = more / 2 / PAGE_BYTES * PAGE_BYTES;
+            }
+        }
+    }
+
+    /// What has been claimed from `from` on, to write, up to the end of the block in
+    /// which that lies.
+    pub(super) fn bytes_mut(&mut self, from: usize) -> &mut [u8] {
+        let (at, start) = (from / BLOCK_BYTES_MAX, from % BLOCK_BYTES_MAX);
+        let wanted = (self.len - (from - start)).min(BLOCK_BYTES_MAX);
+        let block = self.blocks.get_mut(at);
+        let bytes = block.and_then(|block| block.map.get_mut(start..block.claimed.min(wanted)));
+        bytes.unwrap_or_default()
+    }
+
+    /// Gives back what has been claimed and is not needed, and shares the rest; `None`
+    /// if it holds nothing.
+    pub(super) fn share(mut self) -> Option<Arc<Self>> {
+        let len = self.len;
+        if let Some(last) = self.blocks.last_mut() {
+            self.memory.cut(last, (len - 1) % BLOCK_BYTES_MAX + 1);
+        }
+        (len > 0).then(|| Arc::new(self))
     }
 }
 
 impl Parts for Large {
     #[inline]
     fn part(&self, at: usize) -> Option<&[u8]> {
-        self.chunks.get(at).map(AsRef::as_ref)
+        let left = self.len.checked_sub(at * BLOCK_BYTES_MAX)?;
+        self.blocks.get(at)?.map.get(..left.min(BLOCK_BYTES_MAX))
     }
 }
 
 impl Drop for Large {
     fn drop(&mut self) {
-        for map in std::mem::take(&mut self.chunks) {
-            self.memory.give(map, &self.memory.chunks);
+        for block in self.blocks.drain(..) {
+            self.memory.give(block);
         }
     }
 }
@@ -242,8 +300,7 @@ impl Memory {
             threads: threads.max(1),
             lent: Mutex::default(),
             lent_count: AtomicUsize::new(0),
-            extents: Pieces::new(EXTENT_BYTES, EXTENT_COST),
-            chunks: Pieces::new(CHUNK_BYTES, CHUNK_COST),
+            free: Default::default(),
         })
     }
 
@@ -328,7 +385,12 @@ impl Memory {
 
     /// An extent, if the limit allows it.
     pub fn extent(&self) -> Option<Extent> {
-        self.take(&self.extents, &self.chunks).map(Extent)
+        let mut block = self.block(EXTENT_BYTES)?;
+        if self.claim_of(&mut block, EXTENT_BYTES) {
+            return Some(Extent(block.map));
+        }
+        self.give(block);
+        None
     }
 
     /// An extent although the limit does not allow it: for work that frees more
@@ -337,64 +399,90 @@ impl Memory {
         if let Some(extent) = self.extent() {
             return Some(extent);
         }
+        let block = self.map(self.free_of(EXTENT_BYTES)?, EXTENT_BYTES)?;
         self.taken.fetch_add(EXTENT_COST, Ordering::Relaxed);
-        self.map(&self.extents).map(Extent)
+        Some(Extent(block.map))
     }
 
     /// Takes an extent back.
     pub fn give_extent(&self, extent: Extent) {
-        self.give(extent.0, &self.extents);
-    }
-
-    /// A chunk, if the limit allows it.
-    pub fn chunk(self: &Arc<Self>) -> Option<Chunk> {
-        let map = self.take(&self.chunks, &self.extents)?;
-        Some(Chunk {
-            map: Some(map),
-            memory: Arc::clone(self),
-        })
+        let (map, claimed) = (extent.0, EXTENT_BYTES);
+        self.give(Block { map, claimed });
     }
 
     /// Gives all spare memory back to the system.
     pub fn release(&self) {
         self.collect();
-        for pieces in [&self.extents, &self.chunks] {
-            while self.release_one(pieces) {}
-        }
+        while self.release_one() {}
     }
 
-    /// Takes a spare piece or a new one; if need be pieces of the other size go
-    /// back to the system for it.
-    fn take(&self, pieces: &Pieces, others: &Pieces) -> Option<MmapMut> {
-        if let Some(map) = self.take_spare(pieces) {
-            return Some(map);
-        }
-        if !self.claim(pieces.cost) {
-            if self.collect()
-                && let Some(map) = self.take_spare(pieces)
-            {
-                return Some(map);
-            }
-            while self.taken() + pieces.cost > self.limit() && self.release_one(others) {}
-            if !self.claim(pieces.cost) {
-                return None;
-            }
-        }
-        self.map(pieces)
+    /// The free blocks of the smallest size that has `bytes`.
+    fn free_of(&self, bytes: usize) -> Option<&Free> {
+        let size = bytes.next_power_of_two().max(BLOCK_BYTES_MIN);
+        let at = (size / BLOCK_BYTES_MIN).trailing_zeros();
+        self.free.get(usize::try_from(at).ok()?)
     }
 
-    /// A spare piece, if there is one and no more is taken than may be.
-    fn take_spare(&self, pieces: &Pieces) -> Option<MmapMut> {
-        if self.is_over() {
+    /// A block of the smallest size that has `bytes`, if the limit allows what it costs
+    /// beside its pages. Some of those may be claimed.
+    fn block(&self, bytes: usize) -> Option<Block> {
+        let free = self.free_of(bytes)?;
+        if !self.claim(BLOCK_COST) {
             return None;
         }
-        let map = lock(&pieces.spare).pop()?;
-        self.spare.fetch_sub(pieces.cost, Ordering::Relaxed);
-        Some(map)
+        // Where more is taken than may be, spare memory is what goes first.
+        let spare = if self.is_over() { None } else { free.pop() };
+        if let Some(block) = spare {
+            self.spare.fetch_sub(block.claimed, Ordering::Relaxed);
+            return Some(block);
+        }
+        let size = bytes.next_power_of_two().max(BLOCK_BYTES_MIN);
+        let block = self.map(free, size);
+        if block.is_none() {
+            self.taken.fetch_sub(BLOCK_COST, Ordering::Relaxed);
+        }
+        block
     }
 
-    /// Counts `cost` as taken, if the limit allows it.
+    /// Claims the pages of the first `bytes` of a block, if the limit allows it.
+    fn claim_of(&self, block: &mut Block, bytes: usize) -> bool {
+        let bytes = bytes.next_multiple_of(PAGE_BYTES);
+        let more = bytes.saturating_sub(block.claimed);
+        let done = more == 0 || self.claim(more);
+        if done {
+            block.claimed += more;
+        }
+        done
+    }
+
+    /// Gives back the pages of a block behind the first `bytes`.
+    fn cut(&self, block: &mut Block, bytes: usize) {
+        let bytes = bytes.next_multiple_of(PAGE_BYTES);
+        let surplus = block.map.get_mut(bytes..block.claimed).unwrap_or_default();
+        let len = surplus.len();
+        // What is locked stays, and counts.
+        if len > 0 && give_back(surplus) {
+            block.claimed -= len;
+            self.taken.fetch_sub(len, Ordering::Relaxed);
+        }
+    }
+
+    /// Counts `cost` as taken, if the limit allows it; if need be spare blocks go back
+    /// to the system for it.
     fn claim(&self, cost: usize) -> bool {
+        if self.claim_free(cost) {
+            return true;
+        }
+        self.collect();
+        while self.release_one() {
+            if self.claim_free(cost) {
+                return true;
+            }
+        }
+        false
+    }
+
+    fn claim_free(&self, cost: usize) -> bool {
         let limit = self.limit();
         self.taken
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |taken| {
@@ -403,43 +491,46 @@ impl Memory {
             .is_ok()
     }
 
-    /// Memory for what has been claimed.
-    fn map(&self, pieces: &Pieces) -> Option<MmapMut> {
-        match pieces.map() {
-            Ok(map) => Some(map),
-            Err(error) => {
-                // As if the limit had been reached: something is evicted for it.
-                tracing::warn!(%error, "the system has no more memory");
-                self.taken.fetch_sub(pieces.cost, Ordering::Relaxed);
-                None
-            }
-        }
+    /// A block of `bytes` without memory.
+    fn map(&self, free: &Free, bytes: usize) -> Option<Block> {
+        // As if the limit had been reached: something is evicted for it.
+        free.map(bytes)
+            .inspect_err(|error| tracing::warn!(%error, "the system has no more memory"))
+            .ok()
     }
 
-    /// Gives a spare piece back to the system, if there is one.
-    fn release_one(&self, pieces: &Pieces) -> bool {
-        let Some(map) = lock(&pieces.spare).pop() else {
+    /// Gives a spare block back to the system, a large one if there is one.
+    fn release_one(&self) -> bool {
+        let mut sizes = self.free.iter().rev();
+        let Some((free, block)) = sizes.find_map(|free| Some((free, free.pop()?))) else {
             return false;
         };
-        pieces.empty(map);
-        self.spare.fetch_sub(pieces.cost, Ordering::Relaxed);
-        self.taken.fetch_sub(pieces.cost, Ordering::Relaxed);
+        let claimed = block.claimed;
+        free.empty(block);
+        self.spare.fetch_sub(claimed, Ordering::Relaxed);
+        self.taken.fetch_sub(claimed, Ordering::Relaxed);
         true
     }
 
-    /// Takes a piece back: to spare it, or for the system.
-    fn give(&self, map: MmapMut, pieces: &Pieces) {
+    /// Takes a block back: to spare it, or for the system.
+    fn give(&self, block: Block) {
+        let claimed = block.claimed;
+        self.taken.fetch_sub(BLOCK_COST, Ordering::Relaxed);
+        let Some(free) = self.free_of(block.map.len()) else {
+            debug_assert!(false, "a block has one of the sizes");
+            return;
+        };
         let keep = (self.limit() / SPARE_DIVISOR).clamp(SPARE_BYTES_MIN, SPARE_BYTES_MAX);
-        if !self.is_over() {
-            let mut spares = lock(&pieces.spare);
-            if (spares.len() + 1) * pieces.cost <= keep {
-                spares.push(map);
-                self.spare.fetch_add(pieces.cost, Ordering::Relaxed);
-                return;
+        let keep = if self.is_over() { 0 } else { keep };
+        match free.push(block, keep) {
+            Ok(()) => {
+                self.spare.fetch_add(claimed, Ordering::Relaxed);
+            }
+            Err(block) => {
+                free.empty(block);
+                self.taken.fetch_sub(claimed, Ordering::Relaxed);
             }
         }
-        pieces.empty(map);
-        self.taken.fetch_sub(pieces.cost, Ordering::Relaxed);
     }
 }
 
@@ -451,42 +542,67 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 mod tests {
     use super::*;
 
+    /// A value of `len` bytes.
+    fn large(memory: &Arc<Memory>, len: usize) -> Option<Large> {
+        let mut large = Large::new(memory, len);
+        large.claim(0, len);
+        (large.bytes_mut(0).len() == len).then_some(large)
+    }
+
     #[test]
     fn no_more_is_handed_out_than_the_limit_allows() {
-        let memory = Memory::new(3 * EXTENT_COST + CHUNK_COST);
+        let memory = Memory::new(3 * EXTENT_COST + PAGE_BYTES + BLOCK_COST);
         let extents: Vec<_> = std::iter::from_fn(|| memory.extent()).collect();
         assert_eq!(extents.len(), 3);
-        let chunk = memory.chunk();
-        assert!(chunk.is_some() && memory.chunk().is_none());
+        assert!(large(&memory, 2 * PAGE_BYTES).is_none());
+        let one = large(&memory, PAGE_BYTES);
+        assert!(one.is_some() && large(&memory, PAGE_BYTES).is_none());
         assert_eq!(memory.taken(), memory.limit());
     }
 
     #[test]
-    fn what_is_free_in_one_size_can_be_had_in_the_other() {
+    fn what_is_free_in_one_size_can_be_had_in_another() {
         let memory = Memory::new(EXTENT_COST);
-        let chunks: Vec<_> = std::iter::from_fn(|| memory.chunk()).collect();
-        assert_eq!(chunks.len(), EXTENT_COST / CHUNK_COST);
+        let values: Vec<_> = std::iter::from_fn(|| large(&memory, BLOCK_BYTES_MIN)).collect();
+        let cost = BLOCK_BYTES_MIN + BLOCK_COST;
+        assert_eq!(values.len(), EXTENT_COST / cost);
         assert!(!memory.has_extent() && memory.extent().is_none());
-        drop(chunks);
+        drop(values);
         let extent = memory.extent().unwrap();
         assert_eq!(memory.taken(), EXTENT_COST);
         memory.give_extent(extent);
-        assert!(memory.chunk().is_some());
+        assert!(large(&memory, 5 * PAGE_BYTES).is_some());
     }
 
     #[test]
-    fn a_chunk_is_free_when_nobody_shares_it_any_more() {
-        let memory = Memory::new(CHUNK_COST);
-        let mut chunk = memory.chunk().unwrap();
-        chunk.bytes_mut()[0] = 7;
-        let shared = Large::new(&memory, [chunk]).unwrap();
+    fn a_value_is_free_when_nobody_shares_it_any_more() {
+        let cost = BLOCK_BYTES_MIN + BLOCK_COST;
+        let memory = Memory::new(cost);
+        let mut first = large(&memory, BLOCK_BYTES_MIN).unwrap();
+        first.bytes_mut(0)[0] = 7;
+        let shared = first.share().unwrap();
         let other = Arc::clone(&shared);
         drop(shared);
-        assert_eq!(other.chunks()[0][0], 7);
-        assert_eq!(other.len(), CHUNK_BYTES);
-        assert!(memory.chunk().is_none());
+        assert_eq!(other.part(0).unwrap()[0], 7);
+        assert_eq!((other.len(), other.cost()), (BLOCK_BYTES_MIN, cost));
+        assert!(large(&memory, PAGE_BYTES).is_none());
         drop(other);
-        assert!(memory.chunk().is_some());
+        assert!(large(&memory, BLOCK_BYTES_MIN).is_some());
+    }
+
+    #[test]
+    fn a_value_costs_the_pages_it_fills_whatever_lay_there_before() {
+        let memory = Memory::new(8 << 20);
+        for pages in [20, 17, 32, 18, 31, 17] {
+            let mut value = large(&memory, pages * PAGE_BYTES).unwrap();
+            value.bytes_mut(0).fill(1);
+            let value = value.share().unwrap();
+            assert_eq!(value.cost(), pages * PAGE_BYTES + BLOCK_COST);
+            assert_eq!(memory.used(), value.cost());
+            assert!(value.parts().all(|part| part.iter().all(|&byte| byte == 1)));
+        }
+        assert_eq!(memory.used(), 0);
+        assert_eq!(memory.taken(), 17 * PAGE_BYTES, "it was the same block");
     }
 
     #[test]
@@ -510,14 +626,14 @@ mod tests {
                 .count()
         };
         let memory = Memory::new(64 << 20);
-        let mut chunks: Vec<_> = std::iter::from_fn(|| memory.chunk()).collect();
-        for chunk in &mut chunks {
-            chunk.bytes_mut()[0] = 1;
+        let mut values: Vec<_> = std::iter::from_fn(|| large(&memory, BLOCK_BYTES_MIN)).collect();
+        for value in &mut values {
+            value.bytes_mut(0)[0] = 1;
         }
         let before = mappings();
         // Every other one goes, and extents take their memory.
         let mut keep = false;
-        chunks.retain(|_| {
+        values.retain(|_| {
             keep = !keep;
             keep
         });
@@ -525,7 +641,7 @@ mod tests {
         assert!(extents.len() > 100);
         // Other tests of this process map things too.
         assert!(mappings() < before + 200);
-        drop((chunks, extents));
+        drop((values, extents));
     }
 
     #[test]
@@ -533,7 +649,7 @@ mod tests {
         let memory = Memory::new(8 << 20);
         let extent = memory.extent().unwrap();
         memory.give_extent(extent);
-        assert_eq!(memory.taken(), EXTENT_COST);
+        assert_eq!(memory.taken(), EXTENT_BYTES);
         memory.release();
         assert_eq!(memory.taken(), 0);
     }

@@ -29,14 +29,14 @@ pub use change::{Count, Counted, Mode, Store as StoreChange, Stored};
 pub use counters::Counters;
 pub use hash::Tag;
 pub use item::{DEAD, State, UNIT};
-pub use memory::{CHUNK_BYTES, EXTENT_BYTES, Large, Memory};
+pub use memory::{EXTENT_BYTES, LARGE_BYTES_MIN, Large, Memory};
 pub use shard::{At, Found, Full, LEND_BYTES_MIN, Put, Shard, Value};
 pub use value::{Filling, Owned};
 
 use crate::backend::watch;
 use crate::clock;
 use hash::{Hash, SHARDS_MAX};
-use memory::{CHUNK_COST, EXTENT_COST};
+use memory::{BLOCK_COST, EXTENT_COST};
 
 /// A shard has at least so many segments, so that the one being written and the
 /// one being cleared are a small part of it.
@@ -301,30 +301,32 @@ impl Store {
     ///
     /// [`Full`] if there is no memory, and none to be made.
     pub fn gather(&self, value: &[u8], now: u32) -> Result<Owned, Full> {
-        let mut filling = Filling::default();
+        let mut filling = Filling::new(&self.memory, value.len());
         let mut rest = value;
         while !rest.is_empty() {
-            let room = self.room_in(&mut filling, now)?;
-            let (first, later) = rest.split_at(rest.len().min(room.len()));
-            room[..first.len()].copy_from_slice(first);
-            filling.advance(first.len());
-            rest = later;
+            self.prepare(&mut filling, now)?;
+            let taken = filling.take(rest);
+            rest = rest.get(taken..).unwrap_or_default();
         }
-        Ok(filling.finish(&self.memory))
+        Ok(filling.finish())
     }
 
-    /// Where the next bytes of a large value go; evicts for it if need be.
+    /// Sees to it that there is memory for some of what is to come of a large value;
+    /// evicts for it if need be.
     ///
     /// # Errors
     ///
     /// [`Full`] if there is no memory, and none to be made.
-    pub fn room_in<'a>(&self, filling: &'a mut Filling, now: u32) -> Result<&'a mut [u8], Full> {
+    pub fn prepare(&self, filling: &mut Filling, now: u32) -> Result<(), Full> {
         for _ in 0..ATTEMPTS_MAX {
-            if filling.room(&self.memory).is_ok() || !self.make_room_for(CHUNK_COST, now) {
+            if filling.prepare().is_ok() {
+                return Ok(());
+            }
+            if !self.make_room_for(LARGE_BYTES_MIN + BLOCK_COST, now) {
                 break;
             }
         }
-        filling.room(&self.memory)
+        filling.prepare()
     }
 
     /// Drops everything, now or at that second.

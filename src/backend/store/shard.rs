@@ -7,8 +7,6 @@ use std::collections::VecDeque;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use memmap2::MmapMut;
-
 use super::compact::Compaction;
 use super::counters::Counters;
 use super::expiry::Sweep;
@@ -16,7 +14,7 @@ use super::hash::Tag;
 use super::index::{Index, Position};
 use super::item::{self, Item, NewItem, State};
 use super::log::{Location, Queue, Segments};
-use super::memory::{CHUNK_COST, EXTENT_COST, Extent, Large, Memory};
+use super::memory::{EXTENT_COST, Extent, Large, Memory};
 use super::table::Table;
 use crate::backend::watch::{self, Kinds};
 use crate::net::lend::{Lent, Pages, fetch_ahead};
@@ -28,11 +26,12 @@ pub const LEND_BYTES_MIN: usize = 4096;
 /// Bytes of a value that the processor is told to fetch when it is found: it is written
 /// some values later. Beyond these it sees by itself what comes next.
 const AHEAD_BYTES: usize = 1024;
-/// The same of each chunk, where what has to be fetched are the tables of its pages more
-/// than its bytes. Measured with chunks in any order: 0.5 us of the 13.5 that 100 KiB take.
-const CHUNK_AHEAD_BYTES: usize = 128;
-/// Chunks of a value to which that is done: more are not written at once.
-const CHUNKS_AHEAD: usize = 16;
+/// Of a large value, where what has to be fetched are the tables of its pages more than
+/// its bytes, the same is done to a line at every step of so many bytes.
+const AHEAD_STEP_BYTES: usize = 16 * 1024;
+const LINE_BYTES: usize = 64;
+/// Steps that are made: more is not written at once.
+const AHEAD_STEPS: usize = 16;
 
 /// There is no memory for what was to be done. Nothing of it has been done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,28 +68,29 @@ pub(super) struct Order {
     pub(super) cleared: usize,
     /// Bytes of the oldest segment that were spared.
     pub(super) spared: usize,
-    /// Chunks that belong to items of this queue.
-    pub(super) chunks: usize,
+    /// What large values of items of this queue cost.
+    pub(super) large: usize,
 }
 
 impl Order {
     /// Memory it takes up.
     pub(super) fn cost(&self) -> usize {
-        self.segments.len() * EXTENT_COST + self.chunks * CHUNK_COST
+        self.segments.len() * EXTENT_COST + self.large
     }
 }
 
 /// The value of an item that is to be stored.
 #[derive(Clone, Copy, Debug)]
 pub struct Value<'a> {
-    /// Full chunks, if there are any.
+    /// What lies outside of the log, if anything does.
     pub large: Option<&'a Arc<Large>>,
-    /// What follows them, in two pieces, together shorter than a chunk.
+    /// What follows that, in two pieces, together shorter than
+    /// [`super::LARGE_BYTES_MIN`].
     pub tail: [&'a [u8]; 2],
 }
 
 impl<'a> Value<'a> {
-    /// A value without chunks.
+    /// A value that lies in the log.
     pub fn small(value: &'a [u8]) -> Self {
         Self {
             large: None,
@@ -98,9 +98,9 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// Its full chunks.
-    pub fn chunks(&self) -> &'a [MmapMut] {
-        chunks_of(self.large)
+    /// What lies outside of the log.
+    pub fn parts(&self) -> impl Iterator<Item = &'a [u8]> {
+        parts_of(self.large)
     }
 
     /// Bytes of it.
@@ -115,8 +115,8 @@ impl<'a> Value<'a> {
     }
 }
 
-fn chunks_of(large: Option<&Arc<Large>>) -> &[MmapMut] {
-    large.map_or(&[], |large| large.chunks())
+fn parts_of(large: Option<&Arc<Large>>) -> impl Iterator<Item = &[u8]> {
+    large.into_iter().flat_map(|large| large.parts())
 }
 
 /// What is to be stored.
@@ -141,7 +141,7 @@ pub struct Put<'a> {
 pub struct Found<'a> {
     /// Its part in the log.
     pub item: Item<'a>,
-    /// The chunks of its value, if it has any.
+    /// What lies outside of the log of its value, if anything does.
     pub large: Option<&'a Arc<Large>>,
     /// Where that part lies, if it may be lent.
     pub(super) pages: Option<&'a Pages>,
@@ -158,19 +158,21 @@ impl<'a> Found<'a> {
         Some(lent)
     }
 
-    /// What lies in chunks of its value, if anything does.
+    /// What lies outside of the log of its value, if anything does, to be read when the
+    /// shard is not locked any more.
     #[inline]
     pub fn share(&self) -> Option<&'a Arc<Large>> {
         let large = self.large?;
-        for chunk in large.chunks().iter().take(CHUNKS_AHEAD) {
-            fetch_ahead(chunk.get(..CHUNK_AHEAD_BYTES).unwrap_or_default());
+        let steps = large.parts().flat_map(|part| part.chunks(AHEAD_STEP_BYTES));
+        for step in steps.take(AHEAD_STEPS) {
+            fetch_ahead(step.get(..LINE_BYTES).unwrap_or_default());
         }
         Some(large)
     }
 
-    /// The chunks of its value.
-    pub fn chunks(&self) -> &'a [MmapMut] {
-        chunks_of(self.large)
+    /// What lies outside of the log of its value.
+    pub fn parts(&self) -> impl Iterator<Item = &'a [u8]> {
+        parts_of(self.large)
     }
 
     /// Bytes of its value.
@@ -181,7 +183,7 @@ impl<'a> Found<'a> {
 
     /// Bytes that it costs, all of it, but for its slot in the index.
     pub fn cost(&self) -> usize {
-        self.item.size() + self.chunks().len() * CHUNK_COST
+        self.item.size() + self.large.map_or(0, |large| large.cost())
     }
 }
 
@@ -361,9 +363,7 @@ impl Shard {
     /// Where an item lies, if what stands there of its value is better lent than copied.
     #[inline]
     fn lendable(&self, at: At, item: &Item<'_>) -> Option<&Pages> {
-        // Behind chunks it is copied: one piece more and the system allocates for them.
-        let word = item.word();
-        if word.tail_len() < LEND_BYTES_MIN || word.is_large() || !self.memory.lends() {
+        if item.word().tail_len() < LEND_BYTES_MIN || !self.memory.lends() {
             return None;
         }
         self.segments.pages(at.location)
@@ -374,9 +374,9 @@ impl Shard {
         self.large.get(item.large()?)
     }
 
-    /// The chunks of an item's value.
-    pub(super) fn chunks(&self, item: &Item<'_>) -> &[MmapMut] {
-        chunks_of(self.large(item))
+    /// What the large value of an item costs, if it has one.
+    pub(super) fn large_cost(&self, item: &Item<'_>) -> usize {
+        self.large(item).map_or(0, |large| large.cost())
     }
 
     /// Notes that an item has been read.
@@ -470,9 +470,9 @@ impl Shard {
         let size = new.size();
         let place = self.place_for(tag, old, size, now)?;
         new.cas = put.cas.unwrap_or_else(|| self.next_cas());
-        let old_chunks = old.and_then(|at| self.segments.item(at.location).large());
-        if let Some(number) = old_chunks {
-            self.drop_chunks(number, old.map(|at| at.location));
+        let old_large = old.and_then(|at| self.segments.item(at.location).large());
+        if let Some(number) = old_large {
+            self.drop_large(number, old.map(|at| at.location));
         }
         if let Some(large) = put.value.large {
             new.large = Some(self.large.insert(Arc::clone(large)));
@@ -501,7 +501,7 @@ impl Shard {
             }
         };
         self.counters.total_items += 1;
-        self.add_chunks(location.location, put.value.chunks().len());
+        self.add_large(location.location, put.value.large);
         Ok(location)
     }
 
@@ -596,7 +596,7 @@ impl Shard {
         let item = self.segments.item(at.location);
         let (size, large) = (item.size(), item.large());
         if let Some(number) = large {
-            self.drop_chunks(number, Some(at.location));
+            self.drop_large(number, Some(at.location));
         }
         self.items -= 1;
         self.bytes -= to_u64(size);
@@ -604,24 +604,25 @@ impl Shard {
         self.leave(at.location);
     }
 
-    /// Lets go of the chunks of the item at `owner`.
-    fn drop_chunks(&mut self, number: u32, owner: Option<Location>) {
+    /// Lets go of the large value of the item at `owner`.
+    fn drop_large(&mut self, number: u32, owner: Option<Location>) {
         let Some(large) = self.large.remove(number) else {
             return;
         };
-        let chunks = large.chunks();
-        self.bytes -= to_u64(chunks.len() * CHUNK_COST);
+        let cost = large.cost();
+        self.bytes -= to_u64(cost);
         if let Some(owner) = owner {
             let queue = self.segments.about(owner.segment()).queue;
-            self.order_mut(queue).chunks -= chunks.len();
+            self.order_mut(queue).large -= cost;
         }
     }
 
-    /// Counts the chunks of the item at `owner`.
-    fn add_chunks(&mut self, owner: Location, chunks: usize) {
-        self.bytes += to_u64(chunks * CHUNK_COST);
+    /// Counts the large value of the item at `owner`, if it has one.
+    fn add_large(&mut self, owner: Location, large: Option<&Arc<Large>>) {
+        let cost = large.map_or(0, |large| large.cost());
+        self.bytes += to_u64(cost);
         let queue = self.segments.about(owner.segment()).queue;
-        self.order_mut(queue).chunks += chunks;
+        self.order_mut(queue).large += cost;
     }
 
     /// Makes garbage of what lies at a location. A segment with nothing else is

@@ -24,7 +24,7 @@ impl Shard {
         let (mut items, mut bytes, mut larges) = (0, 0, 0);
         for queue in [Queue::Young, Queue::Main] {
             let order = self.order(queue);
-            let mut chunks = 0;
+            let mut large = 0;
             for &number in &order.segments {
                 let about = self.segments.about(number);
                 assert_eq!(about.queue, queue);
@@ -38,14 +38,14 @@ impl Shard {
                 for (location, item) in &alive {
                     let tag = Hash::new(item.key(), SEED).tag();
                     assert!(self.at(tag, *location).is_some());
-                    chunks += self.chunks(item).len();
+                    large += self.large_cost(item);
                     larges += usize::from(item.large().is_some());
                 }
                 items += alive.len();
                 bytes += live;
             }
-            assert_eq!(order.chunks, chunks);
-            bytes += chunks * CHUNK_COST;
+            assert_eq!(order.large, large);
+            bytes += large;
         }
         assert_eq!(self.items(), u64::try_from(items).unwrap());
         assert_eq!(self.bytes(), u64::try_from(bytes).unwrap());
@@ -220,9 +220,9 @@ impl Tested {
         let tag = Hash::new(key, SEED).tag();
         let found = self.shard.find(tag, key, self.now).map(|at| {
             let found = self.shard.get(at);
-            let chunks: Vec<&[u8]> = found.chunks().iter().map(AsRef::as_ref).collect();
+            let parts: Vec<_> = found.parts().collect();
             Known {
-                value: [&chunks.concat(), found.item.tail()].concat(),
+                value: [&parts.concat(), found.item.tail()].concat(),
                 exptime: found.item.exptime(),
                 flags: found.item.flags(),
                 cas: found.item.cas(),
@@ -307,7 +307,7 @@ impl Tested {
         let value: Vec<u8> = value.iter().copied().cycle().take(len).collect();
         let before = self.compare(key);
         let owned = match len {
-            0..CHUNK_BYTES => Owned::small(value.clone()),
+            0..LARGE_BYTES_MIN => Owned::small(value.clone()),
             _ => match self.write(|shard| Owned::gather(&shard.memory, &[&value])) {
                 Some(owned) => owned,
                 None => return,
@@ -388,7 +388,7 @@ impl Tested {
                 .next()?
                 .parse::<u64>()
                 .ok()
-                .filter(|_| known.value.len() < CHUNK_BYTES)
+                .filter(|_| known.value.len() < LARGE_BYTES_MIN)
         });
         match counted {
             Some(Counted::Done {

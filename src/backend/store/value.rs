@@ -1,10 +1,14 @@
-//! Values too large to be copied: parts that fill chunks, and the rest.
+//! Values too large to be copied: what fills pages, and the rest.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::memory::{CHUNK_BYTES, Chunk, Large, Memory};
+use super::memory::{LARGE_BYTES_MIN, Large, Memory, PAGE_BYTES};
 use super::shard::{Full, Value};
+
+/// Memory that is claimed for what is still to come of a value: as much as has come
+/// already, between these. Who announces much and sends little holds little.
+const AHEAD_BYTES_MIN: usize = 16 * 1024;
+const AHEAD_BYTES_MAX: usize = 128 * 1024;
 
 /// A value in memory of its own, on its way into the store.
 #[derive(Clone, Debug, Default)]
@@ -14,30 +18,29 @@ pub struct Owned {
 }
 
 impl Owned {
-    /// A value shorter than a chunk.
+    /// A value shorter than [`LARGE_BYTES_MIN`].
     pub fn small(tail: Vec<u8>) -> Self {
-        debug_assert!(tail.len() < CHUNK_BYTES);
+        debug_assert!(tail.len() < LARGE_BYTES_MIN);
         Self { large: None, tail }
     }
 
-    /// Copies the pieces, one after the other, into chunks.
+    /// Copies the pieces, one after the other, into memory of their own.
     ///
     /// # Errors
     ///
-    /// [`Full`] if there is no memory for so many chunks.
+    /// [`Full`] if there is no memory for them.
     pub fn gather(memory: &Arc<Memory>, pieces: &[&[u8]]) -> Result<Self, Full> {
-        let mut filling = Filling::default();
+        let len = pieces.iter().map(|piece| piece.len()).sum();
+        let mut filling = Filling::new(memory, len);
         for piece in pieces {
             let mut piece = *piece;
             while !piece.is_empty() {
-                let room = filling.room(memory)?;
-                let (now, later) = piece.split_at(piece.len().min(room.len()));
-                room[..now.len()].copy_from_slice(now);
-                filling.advance(now.len());
-                piece = later;
+                filling.prepare()?;
+                let taken = filling.take(piece);
+                piece = piece.get(taken..).unwrap_or_default();
             }
         }
-        Ok(filling.finish(memory))
+        Ok(filling.finish())
     }
 
     /// As something to store.
@@ -59,96 +62,92 @@ impl Owned {
     }
 }
 
-/// Chunks that are being filled.
-#[derive(Debug, Default)]
+/// A value that is being filled.
+#[derive(Debug)]
 pub struct Filling {
-    full: Vec<Chunk>,
-    /// The one being filled, and empty ones behind it.
-    open: VecDeque<Chunk>,
-    /// Bytes of the first open one.
+    large: Large,
+    /// What does not fill a page.
+    tail: Box<[u8]>,
+    /// Bytes filled, of both.
     filled: usize,
 }
 
 impl Filling {
-    /// Bytes filled.
-    pub fn len(&self) -> usize {
-        self.full.len() * CHUNK_BYTES + self.filled
+    /// A value of `len` bytes, none of which has come. No memory is taken but for its
+    /// last few.
+    pub fn new(memory: &Arc<Memory>, len: usize) -> Self {
+        let rest = len % PAGE_BYTES;
+        Self {
+            large: Large::new(memory, len - rest),
+            tail: vec![0; rest].into(),
+            filled: 0,
+        }
     }
 
-    /// Whether nothing has been filled.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
+    /// Bytes that are still to come.
+    pub fn missing(&self) -> usize {
+        self.large.len() + self.tail.len() - self.filled
     }
 
-    /// Chunks that are full.
-    pub fn chunks(&self) -> usize {
-        self.full.len()
-    }
-
-    /// Where the next bytes go, never nothing.
+    /// Sees to it that there is memory for some of what is to come.
     ///
     /// # Errors
     ///
-    /// [`Full`] if there is no memory for a chunk.
-    pub fn room(&mut self, memory: &Arc<Memory>) -> Result<&mut [u8], Full> {
-        if self.open.is_empty() {
-            self.open.push_back(memory.chunk().ok_or(Full)?);
+    /// [`Full`] if there is none.
+    pub fn prepare(&mut self) -> Result<(), Full> {
+        let (from, end) = (self.filled, self.large.len());
+        if from >= end {
+            return Ok(());
         }
-        let chunk = self.open.front_mut().ok_or(Full)?;
-        Ok(&mut chunk.bytes_mut()[self.filled..])
+        let ahead = from.clamp(AHEAD_BYTES_MIN, AHEAD_BYTES_MAX);
+        self.large.claim(from, end.min(from + ahead));
+        if self.large.bytes_mut(from).is_empty() {
+            return Err(Full);
+        }
+        Ok(())
     }
 
-    /// Where the next bytes go, up to `wanted` of them in up to `most` pieces:
-    /// what there is, and more if there is memory.
-    pub fn rooms(
-        &mut self,
-        memory: &Arc<Memory>,
-        wanted: usize,
-        most: usize,
-    ) -> impl Iterator<Item = &mut [u8]> {
-        let chunks = (self.filled + wanted).div_ceil(CHUNK_BYTES).min(most);
-        while self.open.len() < chunks
-            && let Some(chunk) = memory.chunk()
-        {
-            self.open.push_back(chunk);
+    /// Where the next bytes go, in two pieces: as much as [`Self::prepare`] has seen to.
+    pub fn rooms(&mut self) -> [&mut [u8]; 2] {
+        let (from, end) = (self.filled, self.large.len());
+        if from >= end {
+            let rest = self.tail.get_mut(from - end..);
+            return [&mut [], rest.unwrap_or_default()];
         }
-        let (mut skip, mut left) = (self.filled, wanted);
-        self.open.iter_mut().take(chunks).map(move |chunk| {
-            let room = &mut chunk.bytes_mut()[skip..];
-            skip = 0;
-            let count = room.len().min(left);
-            left -= count;
-            &mut room[..count]
-        })
-    }
-
-    /// Counts bytes that have been written to [`Self::room`].
-    pub fn advance(&mut self, count: usize) {
-        self.filled += count;
-        debug_assert!(self.filled <= CHUNK_BYTES);
-        if self.filled == CHUNK_BYTES
-            && let Some(chunk) = self.open.pop_front()
-        {
-            self.filled = 0;
-            self.full.push(chunk);
-        }
+        let first = self.large.bytes_mut(from);
+        let rest = if from + first.len() == end {
+            &mut self.tail[..]
+        } else {
+            &mut []
+        };
+        [first, rest]
     }
 
     /// Counts bytes that have been written to [`Self::rooms`].
-    pub fn advance_all(&mut self, mut count: usize) {
-        while count > 0 {
-            let first = count.min(CHUNK_BYTES - self.filled);
-            self.advance(first);
-            count -= first;
-        }
+    pub fn advance(&mut self, count: usize) {
+        debug_assert!(count <= self.missing());
+        self.filled += count;
     }
 
-    /// What has been filled, as a value.
-    pub fn finish(self, memory: &Arc<Memory>) -> Owned {
-        let tail = self.open.front().map_or(&[][..], AsRef::as_ref);
+    /// Copies what there is room for. Says how much that was.
+    pub fn take(&mut self, bytes: &[u8]) -> usize {
+        let mut taken = 0;
+        for room in self.rooms() {
+            let rest = bytes.get(taken..).unwrap_or_default();
+            let count = room.len().min(rest.len());
+            room[..count].copy_from_slice(&rest[..count]);
+            taken += count;
+        }
+        self.advance(taken);
+        taken
+    }
+
+    /// The value, of which nothing is missing.
+    pub fn finish(self) -> Owned {
+        debug_assert_eq!(self.missing(), 0);
         Owned {
-            tail: tail.get(..self.filled).unwrap_or_default().to_vec(),
-            large: Large::new(memory, self.full),
+            large: self.large.share(),
+            tail: self.tail.into(),
         }
     }
 }
@@ -156,39 +155,75 @@ impl Filling {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::store::memory::{BLOCK_BYTES_MAX, BLOCK_COST};
 
-    #[test]
-    fn pieces_are_gathered_across_the_borders_of_chunks() {
-        let memory = Memory::new(1 << 20);
-        let long: Vec<u8> = (0..CHUNK_BYTES + 100)
-            .map(|at| at.to_le_bytes()[0] ^ 7)
-            .collect();
-        let owned = Owned::gather(&memory, &[b"abc", &long, b"", b"xyz"]).unwrap();
-        assert_eq!(owned.len(), CHUNK_BYTES + 106);
+    fn bytes(len: usize) -> Vec<u8> {
+        (0..len).map(|at| at.to_le_bytes()[0] ^ 7).collect()
+    }
+
+    fn all_of(owned: &Owned) -> Vec<u8> {
         let value = owned.as_value();
-        let chunks: Vec<&[u8]> = value.chunks().iter().map(AsRef::as_ref).collect();
-        let all = [chunks.concat(), value.tail.concat()].concat();
-        assert!(all == [b"abc", &long[..], b"xyz"].concat());
+        let parts: Vec<_> = value.parts().collect();
+        [parts.concat(), value.tail.concat()].concat()
     }
 
     #[test]
-    fn several_chunks_can_be_filled_at_once() {
-        let memory = Memory::new(1 << 20);
-        let mut filling = Filling::default();
-        filling.room(&memory).unwrap()[..10].fill(b'a');
-        filling.advance(10);
-        let wanted = 2 * CHUNK_BYTES;
-        let mut sizes = Vec::new();
-        for room in filling.rooms(&memory, wanted, 8) {
-            room.fill(b'b');
-            sizes.push(room.len());
+    fn pieces_are_gathered_across_the_borders_of_blocks() {
+        let memory = Memory::new(8 << 20);
+        for len in [1, 4096, 20_000, BLOCK_BYTES_MAX, 2 * BLOCK_BYTES_MAX + 5000] {
+            let long = bytes(len);
+            let owned = Owned::gather(&memory, &[b"abc", &long, b"", b"xyz"]).unwrap();
+            assert_eq!(owned.len(), len + 6);
+            assert!(all_of(&owned) == [b"abc", &long[..], b"xyz"].concat());
+            let large = owned.as_value().large;
+            let parts = large.map_or(0, |large| large.parts().count());
+            let whole = (len + 6) / PAGE_BYTES * PAGE_BYTES;
+            assert_eq!(parts, whole.div_ceil(BLOCK_BYTES_MAX), "as few as can be");
+            assert_eq!(
+                large.map_or(0, |large| large.cost()),
+                whole + parts * BLOCK_COST
+            );
         }
-        assert_eq!(sizes, [CHUNK_BYTES - 10, CHUNK_BYTES, 10]);
-        filling.advance_all(wanted);
-        let owned = filling.finish(&memory);
-        assert_eq!(owned.len(), wanted + 10);
-        let first = &owned.as_value().chunks()[0];
-        assert_eq!((first[9], first[10], owned.tail[9]), (b'a', b'b', b'b'));
+    }
+
+    #[test]
+    fn memory_is_claimed_as_a_value_comes() {
+        let memory = Memory::new(8 << 20);
+        let mut filling = Filling::new(&memory, 1 << 20);
+        assert_eq!(memory.taken(), 0);
+        let mut steps = Vec::new();
+        while filling.missing() > 0 {
+            filling.prepare().unwrap();
+            let [room, rest] = filling.rooms();
+            assert!(rest.is_empty());
+            let count = room.len();
+            steps.push(count >> 10);
+            filling.advance(count);
+        }
+        let (first, later) = steps.split_at(5);
+        assert_eq!(first, [16, 16, 32, 64, 128]);
+        assert!(later.iter().all(|&step| step == 128));
+    }
+
+    #[test]
+    fn the_rest_is_filled_with_the_last_pages() {
+        let memory = Memory::new(1 << 20);
+        let mut filling = Filling::new(&memory, 3 * PAGE_BYTES + 10);
+        filling.prepare().unwrap();
+        assert_eq!(filling.rooms().map(|room| room.len()), [3 * PAGE_BYTES, 10]);
+        filling.advance(3 * PAGE_BYTES + 4);
+        filling.prepare().unwrap();
+        assert_eq!(filling.rooms().map(|room| room.len()), [0, 6]);
+        filling.advance(6);
+        assert_eq!(filling.finish().len(), 3 * PAGE_BYTES + 10);
+    }
+
+    #[test]
+    fn the_last_pages_there_are_can_be_had() {
+        let memory = Memory::new(BLOCK_COST + 3 * PAGE_BYTES);
+        let len = 3 * PAGE_BYTES + 1;
+        assert!(Owned::gather(&memory, &[&bytes(len)]).is_ok());
+        assert!(Owned::gather(&memory, &[&bytes(len + PAGE_BYTES)]).is_err());
     }
 
     #[test]

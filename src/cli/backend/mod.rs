@@ -244,8 +244,11 @@ async fn serve(args: &Args, plan: Plan) -> anyhow::Result<Arc<Workers<usize>>> {
     if let Some(user) = &args.user {
         user::become_user(user)?;
     }
+    // Pages as they are written first: the store has addresses behind which there is no
+    // memory, and -m does not count them.
+    let locked = MlockAllFlags::CURRENT | MlockAllFlags::FUTURE | MlockAllFlags::ONFAULT;
     if args.lock_memory
-        && let Err(error) = mlockall(MlockAllFlags::CURRENT | MlockAllFlags::FUTURE)
+        && let Err(error) = mlockall(locked)
     {
         tracing::warn!(%error, "-k: memory cannot be locked");
     }
