@@ -34,7 +34,7 @@ families! {
     WATCH_LINES Counter "ketch_watch_lines_total" [] "lines handed to them";
     WATCH_LINES_SKIPPED Counter "ketch_watch_lines_skipped_total" [] "lines left out because too much waited for a watcher (-o watcher_logbuf_size)";
     ITEMS Gauge "ketch_cache_items" [] "items there are";
-    ITEM_BYTES Gauge "ketch_cache_item_bytes" [] "bytes of items in the log and in chunks";
+    ITEM_BYTES Gauge "ketch_cache_item_bytes" [] "bytes of items, in the log and outside";
     INDEX_BYTES Gauge "ketch_cache_index_bytes" [] "bytes of the index";
     MEMORY Gauge "ketch_cache_memory_bytes" [] "memory in use for items and index";
     MEMORY_MAX Gauge "ketch_cache_memory_max_bytes" [] "most memory there may be for them (-m)";

@@ -65,7 +65,8 @@ fn set(what: i32, bytes: i32) {
 /// Gives back the pages that lie whole within `bytes`, which stay usable: what was in
 /// them is lost, and they are taken from the system again when they are written.
 ///
-/// Says whether the system took them. It does not take pages that are locked in memory.
+/// Says whether the system took them. Pages that are locked in memory it takes from Linux
+/// 5.18 on.
 pub fn give_back(bytes: &mut [u8]) -> bool {
     let page = rustix::param::page_size();
     let before = bytes.as_ptr().align_offset(page);
@@ -74,11 +75,15 @@ pub fn give_back(bytes: &mut [u8]) -> bool {
     if len == 0 {
         return true;
     }
+    let start = whole.as_mut_ptr();
     // SAFETY: the range is that of a slice nobody else can look at meanwhile, and holds
     // whole pages. Of memory that belongs to no file they read as zeros from then on,
     // of a file as the file does: all are bytes that `u8` can have.
-    let done = unsafe { libc::madvise(whole.as_mut_ptr().cast(), len, libc::MADV_DONTNEED) };
-    done == 0
+    let advise = |advice| unsafe { libc::madvise(start.cast(), len, advice) } == 0;
+    #[cfg(target_os = "linux")]
+    return advise(libc::MADV_DONTNEED) || advise(libc::MADV_DONTNEED_LOCKED);
+    #[cfg(not(target_os = "linux"))]
+    advise(libc::MADV_DONTNEED)
 }
 
 #[cfg(test)]
@@ -99,5 +104,7 @@ mod tests {
         map[page] = 1;
         assert_eq!(map[page], 1);
         assert!(give_back(&mut map[..page - 1]) && map[0] == 7);
+        map.lock().unwrap();
+        assert!(give_back(&mut map) && map.iter().all(|&byte| byte == 0));
     }
 }

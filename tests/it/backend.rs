@@ -160,6 +160,67 @@ fn a_slow_reader_holds_little_memory() {
     }
 }
 
+#[test]
+fn a_value_for_which_memory_ends_is_passed_over() {
+    const FULL: &str = "SERVER_ERROR out of memory storing object";
+    const PAGE: usize = 4096;
+    let server = Peer::backend(&["-m", "8", "-M", "-t", "1"]);
+    let mut client = client(&server);
+    // More than is read at once. No byte of it may be taken for a request.
+    let bad = "\r\nset bad 0 0 3\r\nbad\r\n".repeat(9000);
+    // Each time some other number of pages is left.
+    for pages in 4..12 {
+        assert_eq!(ask(&mut client, "flush_all"), "OK");
+        assert_eq!(client.set("first", &vec![b'v'; pages * PAGE]), "STORED");
+        let mut fill = 0;
+        while client.set(&format!("fill-{fill}"), &[b'v'; 4 * PAGE]) == "STORED" {
+            fill += 1;
+        }
+        assert!(fill > 300, "{fill}");
+        client.send(format!("set k 0 0 {}\r\n{bad}\r\nmn\r\n", bad.len()));
+        assert_eq!([client.line(), client.line()], [FULL, "MN"], "{pages}");
+        assert_eq!(client.get("bad"), Got::Miss);
+    }
+}
+
+#[test]
+fn large_values_of_changing_sizes_stay_within_the_limit() {
+    const LIMIT: u64 = 32 << 20;
+    let server = Peer::backend(&["-m", "32", "-t", "1", "-I", "4m"]);
+    let mut client = client(&server);
+    let all: Vec<u8> = (0u32..600_000).flat_map(u32::to_le_bytes).collect();
+    // The program itself, and the buffers of one client.
+    let beside = resident(&server) + (2 << 20);
+    let mut random = fastrand::Rng::with_seed(5);
+    let kinds = [
+        16_384..20_000,
+        60_000..140_000,
+        16_384..2_000_000,
+        5_000..30_000,
+        1_000_000..1_200_000,
+        16_384..20_000,
+    ];
+    for sizes in kinds {
+        let mut written = 0;
+        for number in 0.. {
+            let value = &all[..random.usize(sizes.clone())];
+            let key = format!("key-{}", number % 5_000);
+            assert_eq!(client.set(&key, value), "STORED");
+            assert!(client.get(&key) == Got::Hit(value.to_vec()), "{key}");
+            written += u64::try_from(value.len()).unwrap();
+            if number % 64 == 0 {
+                let resident = resident(&server);
+                assert!(resident < LIMIT + beside, "{resident} and {beside}");
+            }
+            if written > 2 * LIMIT {
+                break;
+            }
+        }
+        let bytes: u64 = stat(&mut client, "", "bytes").parse().unwrap();
+        assert!(bytes > LIMIT * 8 / 10, "{bytes} of values of {sizes:?}");
+    }
+}
+
 /// Memory of the server that is in RAM, in bytes.
 fn resident(server: &Peer) -> u64 {
     crate::status(server.id(), "VmRSS") << 10

@@ -54,12 +54,12 @@ impl Incoming {
         self.filling.finish()
     }
 
-    /// Takes bytes that have been read already. Returns how many.
+    /// Takes bytes that have been read already: [`Self::rest`] tells how many.
     ///
     /// # Errors
     ///
-    /// [`Full`] if there is no memory for them.
-    pub(super) fn take(&mut self, store: &Store, bytes: &[u8], now: u32) -> Result<usize, Full> {
+    /// [`Full`] if there is no memory for all of them.
+    pub(super) fn take(&mut self, store: &Store, bytes: &[u8], now: u32) -> Result<(), Full> {
         let mut used = 0;
         while self.missing() > 0 && used < bytes.len() {
             store.prepare(&mut self.filling, now)?;
@@ -71,9 +71,8 @@ impl Incoming {
             let count = wanted.len().min(rest.len());
             wanted[..count].copy_from_slice(&rest[..count]);
             self.ended += count;
-            used += count;
         }
-        Ok(used)
+        Ok(())
     }
 
     /// Reads what has come straight into the value. Ready with 0 at the end of the

@@ -270,8 +270,10 @@ impl Talk {
         let Some(incoming) = &mut self.incoming else {
             return Step::Used(0);
         };
+        let before = incoming.rest();
         let taken = incoming.take(&reading.shared.store, rest, reading.now);
-        let used = taken.unwrap_or(0);
+        // Some may have been taken before there was no memory.
+        let used = before - incoming.rest();
         if taken.is_err() {
             self.give_up(reading);
         } else {

@@ -6,8 +6,8 @@
 //! and the bound on the sum is exact.
 //!
 //! A block is a range of addresses of one of a few sizes. What counts as taken are the
-//! pages at its start that have been claimed; the others have never been written to, and
-//! there is no memory behind them. So a value lies in one piece whatever its size is,
+//! pages at its start that have been claimed; behind the others there is no memory, for
+//! they have not been written to since they were mapped or given back. So a value lies in one piece whatever its size is,
 //! and costs the pages that it fills.
 //!
 //! What goes back is the memory; the addresses stay with us for the next block of the
@@ -45,12 +45,12 @@ const SIZES: usize = (BLOCK_BYTES_MAX / BLOCK_BYTES_MIN).trailing_zeros() as usi
 
 const _: () = assert!(EXTENT_BYTES >= BLOCK_BYTES_MIN && EXTENT_BYTES <= BLOCK_BYTES_MAX);
 
-/// What a block costs beside its pages: its place in the tables of a shard or in its
-/// value, a counter of references and an entry in a table.
+/// What a block of a value costs beside its pages: a place in the value, a counter of
+/// references and an entry in a table.
 pub(super) const BLOCK_COST: usize = 128;
 
-/// What an extent costs.
-pub(super) const EXTENT_COST: usize = EXTENT_BYTES + BLOCK_COST;
+/// What an extent costs with its entries in the tables of its shard.
+pub(super) const EXTENT_COST: usize = EXTENT_BYTES + 256;
 
 /// Extents of which a part is lent to a connection cannot be used anew until it has been
 /// written. All of them may be this share of the limit, as a divisor; where they might be
@@ -64,6 +64,11 @@ const SPARE_DIVISOR: usize = 64;
 const SPARE_BYTES_MIN: usize = 1 << 20;
 const SPARE_BYTES_MAX: usize = 16 << 20;
 
+/// Share of the limit, as a divisor, that spare blocks may have brought with them which
+/// values on their way in have not filled yet. Beyond that such a block is cut: who
+/// announces much and sends little holds little.
+const EARLY_DIVISOR: usize = 64;
+
 /// The memory of a store.
 #[derive(Debug)]
 pub struct Memory {
@@ -72,6 +77,8 @@ pub struct Memory {
     taken: AtomicUsize,
     /// Bytes of them that are spare.
     spare: AtomicUsize,
+    /// Bytes of them that have been claimed by values on their way in with a spare block.
+    early: AtomicUsize,
     /// Worker threads that may borrow.
     threads: usize,
     /// Extents that nobody uses but that are still lent in part, and how many.
@@ -149,17 +156,6 @@ impl Free {
     }
 }
 
-impl Drop for Free {
-    /// Unmaps all in the order of their addresses: in any other each would first be cut
-    /// out of the mapping it lies in, and there may be no more mappings for that.
-    fn drop(&mut self) {
-        let spare = std::mem::take(&mut *lock(&self.spare));
-        let mut all: Vec<_> = spare.blocks.into_iter().map(|block| block.map).collect();
-        all.append(&mut lock(&self.empty));
-        all.sort_unstable_by_key(|map| map.as_ptr().addr());
-    }
-}
-
 /// A piece of memory for the log or the index. Holds anything.
 #[derive(Debug)]
 pub struct Extent(MmapMut);
@@ -192,6 +188,8 @@ pub struct Large {
     blocks: SmallVec<[Block; 1]>,
     /// Bytes that it holds.
     len: usize,
+    /// Bytes of it that count as early.
+    early: usize,
     memory: Arc<Memory>,
 }
 
@@ -203,6 +201,7 @@ impl Large {
         Self {
             blocks: SmallVec::new(),
             len,
+            early: 0,
             memory: Arc::clone(memory),
         }
     }
@@ -236,8 +235,14 @@ impl Large {
         let before = from - start;
         let wanted = (self.len - before).min(BLOCK_BYTES_MAX);
         if at == self.blocks.len()
-            && let Some(block) = self.memory.block(wanted)
+            && let Some(mut block) = self.memory.block(wanted, BLOCK_COST)
         {
+            let early = block.claimed;
+            if self.memory.is_too_early(early) {
+                self.memory.cut(&mut block, to - before);
+            } else {
+                self.early += early;
+            }
             self.blocks.push(block);
         }
         if let Some(block) = self.blocks.get_mut(at) {
@@ -262,6 +267,7 @@ impl Large {
     /// if it holds nothing.
     pub(super) fn share(mut self) -> Option<Arc<Self>> {
         let len = self.len;
+        self.memory.not_early(std::mem::take(&mut self.early));
         if let Some(last) = self.blocks.last_mut() {
             self.memory.cut(last, (len - 1) % BLOCK_BYTES_MAX + 1);
         }
@@ -279,8 +285,9 @@ impl Parts for Large {
 
 impl Drop for Large {
     fn drop(&mut self) {
+        self.memory.not_early(self.early);
         for block in self.blocks.drain(..) {
-            self.memory.give(block);
+            self.memory.give(block, BLOCK_COST);
         }
     }
 }
@@ -297,6 +304,7 @@ impl Memory {
             limit: AtomicUsize::new(limit),
             taken: AtomicUsize::new(0),
             spare: AtomicUsize::new(0),
+            early: AtomicUsize::new(0),
             threads: threads.max(1),
             lent: Mutex::default(),
             lent_count: AtomicUsize::new(0),
@@ -385,11 +393,11 @@ impl Memory {
 
     /// An extent, if the limit allows it.
     pub fn extent(&self) -> Option<Extent> {
-        let mut block = self.block(EXTENT_BYTES)?;
+        let mut block = self.block(EXTENT_BYTES, EXTENT_COST - EXTENT_BYTES)?;
         if self.claim_of(&mut block, EXTENT_BYTES) {
             return Some(Extent(block.map));
         }
-        self.give(block);
+        self.give(block, EXTENT_COST - EXTENT_BYTES);
         None
     }
 
@@ -407,7 +415,7 @@ impl Memory {
     /// Takes an extent back.
     pub fn give_extent(&self, extent: Extent) {
         let (map, claimed) = (extent.0, EXTENT_BYTES);
-        self.give(Block { map, claimed });
+        self.give(Block { map, claimed }, EXTENT_COST - EXTENT_BYTES);
     }
 
     /// Gives all spare memory back to the system.
@@ -424,10 +432,10 @@ impl Memory {
     }
 
     /// A block of the smallest size that has `bytes`, if the limit allows what it costs
-    /// beside its pages. Some of those may be claimed.
-    fn block(&self, bytes: usize) -> Option<Block> {
+    /// `beside` its pages. Some of those may be claimed.
+    fn block(&self, bytes: usize, beside: usize) -> Option<Block> {
         let free = self.free_of(bytes)?;
-        if !self.claim(BLOCK_COST) {
+        if !self.claim(beside) {
             return None;
         }
         // Where more is taken than may be, spare memory is what goes first.
@@ -439,14 +447,28 @@ impl Memory {
         let size = bytes.next_power_of_two().max(BLOCK_BYTES_MIN);
         let block = self.map(free, size);
         if block.is_none() {
-            self.taken.fetch_sub(BLOCK_COST, Ordering::Relaxed);
+            self.taken.fetch_sub(beside, Ordering::Relaxed);
         }
         block
     }
 
+    /// Whether so many bytes are too many to be claimed early; counts them if not.
+    fn is_too_early(&self, bytes: usize) -> bool {
+        let most = self.limit() / EARLY_DIVISOR;
+        let sum = self.early.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        if sum > most {
+            self.not_early(bytes);
+        }
+        sum > most
+    }
+
+    fn not_early(&self, bytes: usize) {
+        self.early.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
     /// Claims the pages of the first `bytes` of a block, if the limit allows it.
     fn claim_of(&self, block: &mut Block, bytes: usize) -> bool {
-        let bytes = bytes.next_multiple_of(PAGE_BYTES);
+        let bytes = bytes.next_multiple_of(page_bytes());
         let more = bytes.saturating_sub(block.claimed);
         let done = more == 0 || self.claim(more);
         if done {
@@ -457,10 +479,10 @@ impl Memory {
 
     /// Gives back the pages of a block behind the first `bytes`.
     fn cut(&self, block: &mut Block, bytes: usize) {
-        let bytes = bytes.next_multiple_of(PAGE_BYTES);
+        let bytes = bytes.next_multiple_of(page_bytes());
         let surplus = block.map.get_mut(bytes..block.claimed).unwrap_or_default();
         let len = surplus.len();
-        // What is locked stays, and counts.
+        // What the system does not take stays, and counts.
         if len > 0 && give_back(surplus) {
             block.claimed -= len;
             self.taken.fetch_sub(len, Ordering::Relaxed);
@@ -474,7 +496,7 @@ impl Memory {
             return true;
         }
         self.collect();
-        while self.release_one() {
+        while self.used().saturating_add(cost) <= self.limit() && self.release_one() {
             if self.claim_free(cost) {
                 return true;
             }
@@ -493,10 +515,26 @@ impl Memory {
 
     /// A block of `bytes` without memory.
     fn map(&self, free: &Free, bytes: usize) -> Option<Block> {
+        let mapped = free.map(bytes).or_else(|_| {
+            // Perhaps there are no more addresses: there are those of other sizes.
+            self.forget_empty();
+            free.map(bytes)
+        });
         // As if the limit had been reached: something is evicted for it.
-        free.map(bytes)
+        mapped
             .inspect_err(|error| tracing::warn!(%error, "the system has no more memory"))
             .ok()
+    }
+
+    /// Gives all addresses back to the system behind which there is no memory, in their
+    /// order: in any other each block would first be cut out of the mapping it lies in,
+    /// and there may be no more mappings for that.
+    fn forget_empty(&self) {
+        let mut all = Vec::new();
+        for free in &self.free {
+            all.append(&mut lock(&free.empty));
+        }
+        all.sort_unstable_by_key(|map| map.as_ptr().addr());
     }
 
     /// Gives a spare block back to the system, a large one if there is one.
@@ -513,25 +551,36 @@ impl Memory {
     }
 
     /// Takes a block back: to spare it, or for the system.
-    fn give(&self, block: Block) {
+    fn give(&self, block: Block, beside: usize) {
         let claimed = block.claimed;
-        self.taken.fetch_sub(BLOCK_COST, Ordering::Relaxed);
+        self.taken.fetch_sub(beside, Ordering::Relaxed);
         let Some(free) = self.free_of(block.map.len()) else {
             debug_assert!(false, "a block has one of the sizes");
             return;
         };
         let keep = (self.limit() / SPARE_DIVISOR).clamp(SPARE_BYTES_MIN, SPARE_BYTES_MAX);
         let keep = if self.is_over() { 0 } else { keep };
-        match free.push(block, keep) {
-            Ok(()) => {
-                self.spare.fetch_add(claimed, Ordering::Relaxed);
-            }
-            Err(block) => {
-                free.empty(block);
-                self.taken.fetch_sub(claimed, Ordering::Relaxed);
-            }
+        // Counted before somebody else can have it.
+        self.spare.fetch_add(claimed, Ordering::Relaxed);
+        if let Err(block) = free.push(block, keep) {
+            free.empty(block);
+            self.spare.fetch_sub(claimed, Ordering::Relaxed);
+            self.taken.fetch_sub(claimed, Ordering::Relaxed);
         }
     }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        // In their order, as they are unmapped.
+        self.release();
+        self.forget_empty();
+    }
+}
+
+/// Bytes of a page of this system, as far as blocks are made for it.
+fn page_bytes() -> usize {
+    rustix::param::page_size().clamp(PAGE_BYTES, BLOCK_BYTES_MIN)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -603,6 +652,72 @@ mod tests {
         }
         assert_eq!(memory.used(), 0);
         assert_eq!(memory.taken(), 17 * PAGE_BYTES, "it was the same block");
+    }
+
+    #[test]
+    fn an_extent_takes_what_is_there_and_the_rest_anew() {
+        let memory = Memory::new(4 << 20);
+        drop(large(&memory, 50 * PAGE_BYTES).unwrap());
+        assert_eq!(memory.taken(), 50 * PAGE_BYTES);
+        let extent = memory.extent().unwrap();
+        assert_eq!((memory.taken(), memory.used()), (EXTENT_COST, EXTENT_COST));
+        memory.give_extent(extent);
+        assert_eq!((memory.taken(), memory.used()), (EXTENT_BYTES, 0));
+    }
+
+    #[test]
+    fn values_on_their_way_in_hold_little_whatever_the_blocks_had() {
+        const LEN: usize = 1 << 20;
+        let memory = Memory::new(64 << 20);
+        let full: Vec<_> = (0..20).map(|_| large(&memory, LEN).unwrap()).collect();
+        let mut begun = Vec::new();
+        for one in full {
+            drop(one);
+            let mut next = Large::new(&memory, LEN);
+            next.claim(0, BLOCK_BYTES_MIN);
+            assert!(next.bytes_mut(0).len() >= BLOCK_BYTES_MIN);
+            begun.push(next);
+        }
+        let early = memory.limit() / EARLY_DIVISOR;
+        assert!(memory.used() <= 20 * (BLOCK_BYTES_MIN + BLOCK_COST) + early);
+        drop(begun);
+        assert_eq!(memory.early.load(Ordering::Relaxed), 0);
+        assert_eq!(memory.used(), 0);
+    }
+
+    #[test]
+    fn many_threads_keep_to_the_limit() {
+        let memory = Memory::new(6 << 20);
+        std::thread::scope(|scope| {
+            for seed in 0..4 {
+                let memory = &memory;
+                scope.spawn(move || {
+                    let mut random = fastrand::Rng::with_seed(seed);
+                    let (mut values, mut extents) = (Vec::new(), Vec::new());
+                    for _ in 0..3000 {
+                        let most = if random.bool() { 16 } else { 256 };
+                        let pages = random.usize(1..=most);
+                        match random.u8(..10) {
+                            0..5 => values.extend(large(memory, pages * PAGE_BYTES)),
+                            5 => extents.extend(memory.extent()),
+                            6 => extents
+                                .drain(..)
+                                .for_each(|extent| memory.give_extent(extent)),
+                            7 if random.u8(..20) == 0 => memory.release(),
+                            _ => values.truncate(random.usize(..8)),
+                        }
+                        assert!(memory.taken() <= memory.limit());
+                        assert!(memory.used() <= memory.limit());
+                    }
+                    extents
+                        .into_iter()
+                        .for_each(|extent| memory.give_extent(extent));
+                });
+            }
+        });
+        assert_eq!(memory.used(), 0);
+        memory.release();
+        assert_eq!(memory.taken(), 0);
     }
 
     #[test]

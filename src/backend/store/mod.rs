@@ -256,17 +256,19 @@ impl Store {
             home.slot.note(&shard);
             return Ok(done);
         }
-        for _ in 0..ATTEMPTS_MAX {
+        for attempt in 1..ATTEMPTS_MAX {
             watch::retract(noted);
+            // What may be gathered needs more than one; each attempt copies it.
+            let wanted = EXTENT_COST.saturating_mul(attempt);
             // Room is made where most is taken; else every shard looks after
             // itself.
             let fair = self.memory.limit() / self.slots.len();
             let made =
-                shard.cost() + EXTENT_COST >= fair && shard.make_room_for(EXTENT_COST, SLICE, now);
+                shard.cost() + EXTENT_COST >= fair && shard.make_room_for(wanted, SLICE, now);
             if !made {
                 home.slot.note(&shard);
                 drop(shard);
-                if !self.make_room_for(EXTENT_COST, now) {
+                if !self.make_room_for(wanted, now) {
                     break;
                 }
                 shard = home.slot.lock();
@@ -322,7 +324,7 @@ impl Store {
             if filling.prepare().is_ok() {
                 return Ok(());
             }
-            if !self.make_room_for(LARGE_BYTES_MIN + BLOCK_COST, now) {
+            if !self.make_room_for(filling.ahead() + BLOCK_COST, now) {
                 break;
             }
         }

@@ -89,18 +89,23 @@ impl Filling {
         self.large.len() + self.tail.len() - self.filled
     }
 
+    /// Bytes for which memory is to be claimed now.
+    pub fn ahead(&self) -> usize {
+        let ahead = self.filled.clamp(AHEAD_BYTES_MIN, AHEAD_BYTES_MAX);
+        ahead.min(self.large.len().saturating_sub(self.filled))
+    }
+
     /// Sees to it that there is memory for some of what is to come.
     ///
     /// # Errors
     ///
     /// [`Full`] if there is none.
     pub fn prepare(&mut self) -> Result<(), Full> {
-        let (from, end) = (self.filled, self.large.len());
-        if from >= end {
+        let from = self.filled;
+        if from >= self.large.len() {
             return Ok(());
         }
-        let ahead = from.clamp(AHEAD_BYTES_MIN, AHEAD_BYTES_MAX);
-        self.large.claim(from, end.min(from + ahead));
+        self.large.claim(from, from + self.ahead());
         if self.large.bytes_mut(from).is_empty() {
             return Err(Full);
         }
