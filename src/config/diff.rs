@@ -246,10 +246,21 @@ fn values(old: &Config, new: &Config) -> Vec<Value> {
 }
 
 /// The keys whose new value waits for the process to start anew: threads are
-/// started once, and whoever asks at the admin address must find it.
+/// started once, sockets made once, and whoever asks at the admin address must find it.
 fn after_restart(old: &Settings, new: &Settings) -> Vec<&'static str> {
+    let stay = || {
+        old.listen.iter().filter_map(|old| {
+            let mut listeners = new.listen.iter();
+            Some((old, listeners.find(|new| new.address == old.address)?))
+        })
+    };
     let differs = [
         ("admin", old.admin != new.admin),
+        ("listen.mode", stay().any(|(old, new)| old.mode != new.mode)),
+        (
+            "listen.reuse_port",
+            stay().any(|(old, new)| old.reuse_port != new.reuse_port),
+        ),
         ("log", old.log != new.log),
         ("log_format", old.log_format != new.log_format),
         ("workers", old.workers != new.workers),

@@ -371,6 +371,12 @@ fn a_slow_member_is_not_waited_for() {
     // Ten time-outs would be ten seconds.
     assert!(took < Duration::from_millis(3000), "{took:?}");
     assert!(proxy.metric("ketch_pool_hedges_won_total", "") >= 10.0);
+    // Who asks for a version waits for the member that will be asked to compare it.
+    let hedges = proxy.metric("ketch_pool_hedges_total", "");
+    client.send("gets k\r\n");
+    client.line();
+    assert!(start.elapsed() - took >= Duration::from_secs(1));
+    assert_eq!(proxy.metric("ketch_pool_hedges_total", ""), hedges);
     servers[0].set(Fault::None);
 }
 

@@ -83,6 +83,23 @@ fn values_and_weights_are_told_and_what_waits_for_a_restart() {
 }
 
 #[test]
+fn sockets_that_stay_are_as_they_were_made() {
+    let text =
+        |listen: &str| format!("listen: [{listen}]\npools: {{main: {{servers: [192.0.2.1:1:1]}}}}");
+    let old = text("{address: 127.0.0.1:1}, {address: /run/k.sock, mode: 600}, 127.0.0.1:2");
+    let same = diff(
+        &old,
+        &text("127.0.0.1:1, {address: 127.0.0.1:3, reuse_port: true}"),
+    );
+    assert!(same.after_restart.is_empty(), "one goes, one comes");
+    let new = diff(
+        &old,
+        &text("{address: 127.0.0.1:1, reuse_port: true}, {address: /run/k.sock, mode: 660}"),
+    );
+    assert_eq!(new.after_restart, ["listen.mode", "listen.reuse_port"]);
+}
+
+#[test]
 fn random_pools_have_no_place_that_a_key_could_leave() {
     let random = "pools: {main: {distribution: random, servers: [192.0.2.1:1, 192.0.2.2:1]}}";
     let diff = diff(random, random);

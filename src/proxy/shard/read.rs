@@ -24,12 +24,11 @@ impl Shard {
 
     /// The places of members in the order in which this request is put to them:
     /// first those that are asked and right.
-    fn readers(&self, request: &Owned, key: &[u8]) -> Vec<usize> {
-        let by_version = request.with(|request, _| names_version(request));
+    fn readers(&self, by_version: bool, key: &[u8]) -> Vec<usize> {
         let from = match by_version {
             // A comparison will be made by the primary.
-            Some(true) => ReadFrom::Primary,
-            _ => self.settings.read,
+            true => ReadFrom::Primary,
+            false => self.settings.read,
         };
         let mut order = self.read_order(from);
         order.retain(|&at| {
@@ -41,7 +40,8 @@ impl Shard {
 
     async fn read_one(self: &Rc<Self>, request: &Owned, key: &[u8], client: u64) -> Said {
         let changes = self.changes.of(key);
-        let readers = self.readers(request, key);
+        let by_version = request.with(|request, _| names_version(request)) == Some(true);
+        let readers = self.readers(by_version, key);
         // Those that held nothing, and the worst that was said.
         let mut without = Vec::new();
         let mut told: Option<Said> = None;
@@ -52,12 +52,12 @@ impl Shard {
                 continue;
             };
             let (at, said) = match rest.first() {
-                Some(&second) => {
+                Some(&second) if !by_version => {
                     let other = || self.ask(second, request, key, client);
                     let (first, said) = self.hedge.race(self, at, leaf, other).await;
                     (if first { at } else { second }, said)
                 }
-                None => (at, leaf.await),
+                _ => (at, leaf.await),
             };
             match said.outcome() {
                 Some(Outcome::Hit) => {
