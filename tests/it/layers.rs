@@ -4,9 +4,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The modules of each layer, the lowest first. Those of a layer do not know each
-/// other, but for the pairs in [`WITHIN`].
+/// other.
 const LAYERS: [&[&str]; 6] = [
-    &["clock", "stats"],
+    &["clock", "stats", "usage"],
     &["protocol"],
     &["net"],
     &["pool", "router"],

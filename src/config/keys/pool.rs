@@ -323,8 +323,8 @@ pub(in crate::config) static POOL: Section<Pool> = Section {
                 form: Counts { min: 1, max: 1000 },
             },
             preset: Preset::Fresh,
-            help: "Failures in a row that a server may show. A connection refused is enough by \
-                   itself, and so are ten connections lost within a second with requests under \
+            help: "Failures in a row that a server may show. A connection that cannot be made is \
+                   enough by itself, and so are ten connections lost within a second with requests under \
                    way.",
             bound: "the server is ejected: its requests fail at once or are sent elsewhere, see \
                     `on_eject`, and probes find out when it is back.",

@@ -156,8 +156,8 @@ pub(in crate::config) static TOP: Section<Settings> = Section {
             help: "Bytes that clients and servers together may make the process hold: replies \
                    that are not taken, requests that are not complete, what waits for a server. \
                    Each worker has an equal share. Embedded caches do not count.",
-            bound: "clients are cut off, those first that have not moved for longest; requests \
-                    meanwhile fail with \
+            bound: "from three quarters of it on clients are cut off, those first that have not \
+                    moved for longest; where that does not help, requests fail with \
                     `SERVER_ERROR <server> is not asked while memory is short (memory_max)`.",
         },
         Key {

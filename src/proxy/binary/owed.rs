@@ -148,7 +148,7 @@ pub(super) fn error(opcode: u8, opaque: u32, status: Status, text: &str) -> Resp
 /// The status that a failure is told with.
 pub(super) fn status_of(failure: Failure) -> Status {
     match failure {
-        Failure::QueueFull => Status::Busy,
+        Failure::QueueFull | Failure::Overload | Failure::Memory => Status::Busy,
         _ => Status::TemporaryFailure,
     }
 }
