@@ -84,7 +84,7 @@ pub(in crate::config) static CLIENTS: Section<Clients> = Section {
             },
             preset: Preset::Fresh,
             help: "Requests of one client that may be unanswered.",
-            bound: "reading from the client pauses until half of them are answered.",
+            bound: "reading from the client pauses until some of them are answered.",
         },
         Key {
             name: "pause_bytes",
