@@ -185,6 +185,28 @@ fn large_values_come_back_whole() {
 }
 
 #[test]
+fn a_value_does_not_go_as_soon_as_it_has_come() {
+    let store = Store::new(crate::backend::Settings {
+        memory_bytes: 8 << 20,
+        ..crate::backend::Settings::default()
+    });
+    let all = "x".repeat(1_000_000);
+    let mut random = fastrand::Rng::with_seed(1);
+    let mut store_and_read = |number: usize, sizes: std::ops::Range<usize>| {
+        let (key, len) = (number % 3000, random.usize(sizes));
+        let value = &all[..len];
+        let told = say(&store, format!("set k{key} 0 0 {len}\r\n{value}\r\n"));
+        assert_eq!(told, "STORED\r\n");
+        let told = say(&store, format!("get k{key}\r\n"));
+        assert!(told.starts_with("VALUE"), "{number}");
+    };
+    // Used values fill the main queue. Then come some of which each is more than the
+    // young may have.
+    (0..2000).for_each(|number| store_and_read(number, 5_000..30_000));
+    (2000..2500).for_each(|number| store_and_read(number, 850_000..1_000_000));
+}
+
+#[test]
 fn without_eviction_there_is_an_end() {
     let store = Store::new(crate::backend::Settings {
         memory_bytes: 0,

@@ -142,10 +142,18 @@ impl Shard {
         self.clear_one(queue, now) || self.clear_one(other, now)
     }
 
-    /// The queue whose oldest segment goes.
+    /// The queue whose oldest segment goes. A value that is larger than the share of the
+    /// young does not go as soon as it has come: what is alone there stays.
     fn victim(&self) -> Queue {
         let (young, main) = (self.young.cost(), self.main.cost());
-        if young > (young + main) / YOUNG_DIVISOR || self.main.segments.is_empty() {
+        let is_alone = match self.young.segments.front() {
+            Some(&number) => {
+                self.young.segments.len() == 1 && self.segments.about(number).items <= 1
+            }
+            None => true,
+        };
+        let is_too_much = young > (young + main) / YOUNG_DIVISOR && !is_alone;
+        if is_too_much || self.main.segments.is_empty() {
             Queue::Young
         } else {
             Queue::Main

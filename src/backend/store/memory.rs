@@ -194,7 +194,7 @@ pub struct Large {
 }
 
 impl Large {
-    /// Memory for `len` bytes, a multiple of [`PAGE_BYTES`], none of which are claimed
+    /// Memory for `len` bytes, whole pages, none of which are claimed
     /// yet.
     pub fn new(memory: &Arc<Memory>, len: usize) -> Self {
         debug_assert!(len.is_multiple_of(PAGE_BYTES));
