@@ -194,8 +194,7 @@ pub struct Large {
 }
 
 impl Large {
-    /// Memory for `len` bytes, whole pages, none of which are claimed
-    /// yet.
+    /// Memory for `len` bytes, whole pages, none of which are claimed yet.
     pub fn new(memory: &Arc<Memory>, len: usize) -> Self {
         debug_assert!(len.is_multiple_of(PAGE_BYTES));
         Self {
