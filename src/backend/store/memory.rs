@@ -19,11 +19,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use memmap2::{Advice, MmapMut};
-use smallvec::SmallVec;
 
 use crate::net::lend::Pages;
 use crate::net::memory::give_back;
-use crate::net::outbox::{LENT_MAX, Parts};
+use crate::net::outbox::LENT_MAX;
 
 /// Size of an extent. Large enough that the last item of one wastes little, and
 /// small enough that a shard of 8 MiB has 32 of them to age one by one.
@@ -39,7 +38,7 @@ pub(super) const PAGE_BYTES: usize = 4096;
 
 /// Sizes of blocks: powers of two from the first to the second. A value beyond that lies
 /// in several.
-const BLOCK_BYTES_MIN: usize = 16 * 1024;
+pub(super) const BLOCK_BYTES_MIN: usize = 16 * 1024;
 pub(super) const BLOCK_BYTES_MAX: usize = 1 << 20;
 const SIZES: usize = (BLOCK_BYTES_MAX / BLOCK_BYTES_MIN).trailing_zeros() as usize + 1;
 
@@ -67,7 +66,7 @@ const SPARE_BYTES_MAX: usize = 16 << 20;
 /// Share of the limit, as a divisor, that spare blocks may have brought with them which
 /// values on their way in have not filled yet. Beyond that such a block is cut: who
 /// announces much and sends little holds little.
-const EARLY_DIVISOR: usize = 64;
+pub(super) const EARLY_DIVISOR: usize = 64;
 
 /// The memory of a store.
 #[derive(Debug)]
@@ -78,7 +77,7 @@ pub struct Memory {
     /// Bytes of them that are spare.
     spare: AtomicUsize,
     /// Bytes of them that have been claimed by values on their way in with a spare block.
-    early: AtomicUsize,
+    pub(super) early: AtomicUsize,
     /// Worker threads that may borrow.
     threads: usize,
     /// Extents that nobody uses but that are still lent in part, and how many.
@@ -90,10 +89,10 @@ pub struct Memory {
 
 /// A range of addresses, and how much memory there is behind it.
 #[derive(Debug)]
-struct Block {
-    map: MmapMut,
+pub(super) struct Block {
+    pub(super) map: MmapMut,
     /// Bytes from the start on, in whole pages, that count as taken.
-    claimed: usize,
+    pub(super) claimed: usize,
 }
 
 /// The blocks of one size that nobody uses.
@@ -176,118 +175,6 @@ impl Extent {
     #[inline]
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         &mut self.0
-    }
-}
-
-/// Memory for a large value, or for as much of it as fills pages. While it is shared it
-/// does not change; it is free when the last of those who share it has let go.
-#[derive(Debug)]
-pub struct Large {
-    /// Each of [`BLOCK_BYTES_MAX`] but the last, which is no larger than it must be.
-    /// Almost always there is one.
-    blocks: SmallVec<[Block; 1]>,
-    /// Bytes that it holds.
-    len: usize,
-    /// Bytes of it that count as early.
-    early: usize,
-    memory: Arc<Memory>,
-}
-
-impl Large {
-    /// Memory for `len` bytes, whole pages, none of which are claimed yet.
-    pub fn new(memory: &Arc<Memory>, len: usize) -> Self {
-        debug_assert!(len.is_multiple_of(PAGE_BYTES));
-        Self {
-            blocks: SmallVec::new(),
-            len,
-            early: 0,
-            memory: Arc::clone(memory),
-        }
-    }
-
-    /// Bytes that it holds.
-    #[inline]
-    pub fn len(&self) -> usize {
-        self.len
-    }
-
-    /// Whether it holds nothing.
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
-    /// The bytes, in pieces.
-    pub fn parts(&self) -> impl Iterator<Item = &[u8]> {
-        (0..).map_while(|at| self.part(at))
-    }
-
-    /// What it costs.
-    pub(super) fn cost(&self) -> usize {
-        let cost = |block: &Block| block.claimed + BLOCK_COST;
-        self.blocks.iter().map(cost).sum()
-    }
-
-    /// Claims memory from `from` up to `to`, or a half or a quarter of that and so on if
-    /// the limit does not allow it, though not beyond the block in which `from` lies.
-    pub(super) fn claim(&mut self, from: usize, to: usize) {
-        let (at, start) = (from / BLOCK_BYTES_MAX, from % BLOCK_BYTES_MAX);
-        let before = from - start;
-        let wanted = (self.len - before).min(BLOCK_BYTES_MAX);
-        if at == self.blocks.len()
-            && let Some(mut block) = self.memory.block(wanted, BLOCK_COST)
-        {
-            let early = block.claimed;
-            if self.memory.is_too_early(early) {
-                self.memory.cut(&mut block, to - before);
-            } else {
-                self.early += early;
-            }
-            self.blocks.push(block);
-        }
-        if let Some(block) = self.blocks.get_mut(at) {
-            let mut more = wanted.min(to - before) - start;
-            while more > 0 && !self.memory.claim_of(block, start + more) {
-                more = more / 2 / PAGE_BYTES * PAGE_BYTES;
-            }
-        }
-    }
-
-    /// What has been claimed from `from` on, to write, up to the end of the block in
-    /// which that lies.
-    pub(super) fn bytes_mut(&mut self, from: usize) -> &mut [u8] {
-        let (at, start) = (from / BLOCK_BYTES_MAX, from % BLOCK_BYTES_MAX);
-        let wanted = (self.len - (from - start)).min(BLOCK_BYTES_MAX);
-        let block = self.blocks.get_mut(at);
-        let bytes = block.and_then(|block| block.map.get_mut(start..block.claimed.min(wanted)));
-        bytes.unwrap_or_default()
-    }
-
-    /// Gives back what has been claimed and is not needed, and shares the rest; `None`
-    /// if it holds nothing.
-    pub(super) fn share(mut self) -> Option<Arc<Self>> {
-        let len = self.len;
-        self.memory.not_early(std::mem::take(&mut self.early));
-        if let Some(last) = self.blocks.last_mut() {
-            self.memory.cut(last, (len - 1) % BLOCK_BYTES_MAX + 1);
-        }
-        (len > 0).then(|| Arc::new(self))
-    }
-}
-
-impl Parts for Large {
-    #[inline]
-    fn part(&self, at: usize) -> Option<&[u8]> {
-        let left = self.len.checked_sub(at * BLOCK_BYTES_MAX)?;
-        self.blocks.get(at)?.map.get(..left.min(BLOCK_BYTES_MAX))
-    }
-}
-
-impl Drop for Large {
-    fn drop(&mut self) {
-        self.memory.not_early(self.early);
-        for block in self.blocks.drain(..) {
-            self.memory.give(block, BLOCK_COST);
-        }
     }
 }
 
@@ -432,7 +319,7 @@ impl Memory {
 
     /// A block of the smallest size that has `bytes`, if the limit allows what it costs
     /// `beside` its pages. Some of those may be claimed.
-    fn block(&self, bytes: usize, beside: usize) -> Option<Block> {
+    pub(super) fn block(&self, bytes: usize, beside: usize) -> Option<Block> {
         let free = self.free_of(bytes)?;
         if !self.claim(beside) {
             return None;
@@ -452,7 +339,7 @@ impl Memory {
     }
 
     /// Whether so many bytes are too many to be claimed early; counts them if not.
-    fn is_too_early(&self, bytes: usize) -> bool {
+    pub(super) fn is_too_early(&self, bytes: usize) -> bool {
         let most = self.limit() / EARLY_DIVISOR;
         let sum = self.early.fetch_add(bytes, Ordering::Relaxed) + bytes;
         if sum > most {
@@ -461,12 +348,12 @@ impl Memory {
         sum > most
     }
 
-    fn not_early(&self, bytes: usize) {
+    pub(super) fn not_early(&self, bytes: usize) {
         self.early.fetch_sub(bytes, Ordering::Relaxed);
     }
 
     /// Claims the pages of the first `bytes` of a block, if the limit allows it.
-    fn claim_of(&self, block: &mut Block, bytes: usize) -> bool {
+    pub(super) fn claim_of(&self, block: &mut Block, bytes: usize) -> bool {
         let bytes = bytes.next_multiple_of(page_bytes());
         let more = bytes.saturating_sub(block.claimed);
         let done = more == 0 || self.claim(more);
@@ -477,7 +364,7 @@ impl Memory {
     }
 
     /// Gives back the pages of a block behind the first `bytes`.
-    fn cut(&self, block: &mut Block, bytes: usize) {
+    pub(super) fn cut(&self, block: &mut Block, bytes: usize) {
         let bytes = bytes.next_multiple_of(page_bytes());
         let surplus = block.map.get_mut(bytes..block.claimed).unwrap_or_default();
         let len = surplus.len();
@@ -550,7 +437,7 @@ impl Memory {
     }
 
     /// Takes a block back: to spare it, or for the system.
-    fn give(&self, block: Block, beside: usize) {
+    pub(super) fn give(&self, block: Block, beside: usize) {
         let claimed = block.claimed;
         self.taken.fetch_sub(beside, Ordering::Relaxed);
         let Some(free) = self.free_of(block.map.len()) else {
@@ -589,13 +476,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// A value of `len` bytes.
-    fn large(memory: &Arc<Memory>, len: usize) -> Option<Large> {
-        let mut large = Large::new(memory, len);
-        large.claim(0, len);
-        (large.bytes_mut(0).len() == len).then_some(large)
-    }
+    use crate::backend::store::large::tests::large;
 
     #[test]
     fn no_more_is_handed_out_than_the_limit_allows() {
@@ -623,37 +504,6 @@ mod tests {
     }
 
     #[test]
-    fn a_value_is_free_when_nobody_shares_it_any_more() {
-        let cost = BLOCK_BYTES_MIN + BLOCK_COST;
-        let memory = Memory::new(cost);
-        let mut first = large(&memory, BLOCK_BYTES_MIN).unwrap();
-        first.bytes_mut(0)[0] = 7;
-        let shared = first.share().unwrap();
-        let other = Arc::clone(&shared);
-        drop(shared);
-        assert_eq!(other.part(0).unwrap()[0], 7);
-        assert_eq!((other.len(), other.cost()), (BLOCK_BYTES_MIN, cost));
-        assert!(large(&memory, PAGE_BYTES).is_none());
-        drop(other);
-        assert!(large(&memory, BLOCK_BYTES_MIN).is_some());
-    }
-
-    #[test]
-    fn a_value_costs_the_pages_it_fills_whatever_lay_there_before() {
-        let memory = Memory::new(8 << 20);
-        for pages in [20, 17, 32, 18, 31, 17] {
-            let mut value = large(&memory, pages * PAGE_BYTES).unwrap();
-            value.bytes_mut(0).fill(1);
-            let value = value.share().unwrap();
-            assert_eq!(value.cost(), pages * PAGE_BYTES + BLOCK_COST);
-            assert_eq!(memory.used(), value.cost());
-            assert!(value.parts().all(|part| part.iter().all(|&byte| byte == 1)));
-        }
-        assert_eq!(memory.used(), 0);
-        assert_eq!(memory.taken(), 17 * PAGE_BYTES, "it was the same block");
-    }
-
-    #[test]
     fn an_extent_takes_what_is_there_and_the_rest_anew() {
         let memory = Memory::new(4 << 20);
         drop(large(&memory, 50 * PAGE_BYTES).unwrap());
@@ -662,26 +512,6 @@ mod tests {
         assert_eq!((memory.taken(), memory.used()), (EXTENT_COST, EXTENT_COST));
         memory.give_extent(extent);
         assert_eq!((memory.taken(), memory.used()), (EXTENT_BYTES, 0));
-    }
-
-    #[test]
-    fn values_on_their_way_in_hold_little_whatever_the_blocks_had() {
-        const LEN: usize = 1 << 20;
-        let memory = Memory::new(64 << 20);
-        let full: Vec<_> = (0..20).map(|_| large(&memory, LEN).unwrap()).collect();
-        let mut begun = Vec::new();
-        for one in full {
-            drop(one);
-            let mut next = Large::new(&memory, LEN);
-            next.claim(0, BLOCK_BYTES_MIN);
-            assert!(next.bytes_mut(0).len() >= BLOCK_BYTES_MIN);
-            begun.push(next);
-        }
-        let early = memory.limit() / EARLY_DIVISOR;
-        assert!(memory.used() <= 20 * (BLOCK_BYTES_MIN + BLOCK_COST) + early);
-        drop(begun);
-        assert_eq!(memory.early.load(Ordering::Relaxed), 0);
-        assert_eq!(memory.used(), 0);
     }
 
     #[test]

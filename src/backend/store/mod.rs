@@ -13,6 +13,7 @@ mod expiry;
 mod hash;
 mod index;
 mod item;
+mod large;
 mod log;
 mod memory;
 mod noted;
@@ -29,7 +30,8 @@ pub use change::{Count, Counted, Mode, Store as StoreChange, Stored};
 pub use counters::Counters;
 pub use hash::Tag;
 pub use item::{DEAD, State, UNIT};
-pub use memory::{EXTENT_BYTES, LARGE_BYTES_MIN, Large, Memory};
+pub use large::Large;
+pub use memory::{EXTENT_BYTES, LARGE_BYTES_MIN, Memory};
 pub use shard::{At, Found, Full, LEND_BYTES_MIN, Put, Shard, Value};
 pub use value::{Filling, Owned};
 

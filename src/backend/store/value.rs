@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use super::memory::{LARGE_BYTES_MIN, Large, Memory, PAGE_BYTES};
+use super::large::Large;
+use super::memory::{LARGE_BYTES_MIN, Memory, PAGE_BYTES};
 use super::shard::{Full, Value};
 
 /// Memory that is claimed for what is still to come of a value: as much as has come
