@@ -60,13 +60,9 @@ impl Incoming {
     ///
     /// [`Full`] if there is no memory for all of them.
     pub(super) fn take(&mut self, store: &Store, bytes: &[u8], now: u32) -> Result<(), Full> {
-        let mut used = 0;
-        while self.missing() > 0 && used < bytes.len() {
-            store.prepare(&mut self.filling, now)?;
-            used += self.filling.take(bytes.get(used..).unwrap_or_default());
-        }
+        let prepare = |filling: &mut Filling| store.prepare(filling, now);
+        let rest = self.filling.fill(bytes, prepare)?;
         if self.missing() == 0 {
-            let rest = bytes.get(used..).unwrap_or_default();
             let wanted = &mut self.end[self.ended..self.end_len];
             let count = wanted.len().min(rest.len());
             wanted[..count].copy_from_slice(&rest[..count]);

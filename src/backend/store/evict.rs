@@ -146,12 +146,10 @@ impl Shard {
     /// young does not go as soon as it has come: what is alone there stays.
     fn victim(&self) -> Queue {
         let (young, main) = (self.young.cost(), self.main.cost());
-        let is_alone = match self.young.segments.front() {
-            Some(&number) => {
-                self.young.segments.len() == 1 && self.segments.about(number).items <= 1
-            }
-            None => true,
-        };
+        let mut segments = self.young.segments.iter();
+        let first = segments.next();
+        let is_alone = segments.next().is_none()
+            && first.is_none_or(|&number| self.segments.about(number).items <= 1);
         let is_too_much = young > (young + main) / YOUNG_DIVISOR && !is_alone;
         if is_too_much || self.main.segments.is_empty() {
             Queue::Young

@@ -48,8 +48,11 @@ const _: () = assert!(EXTENT_BYTES >= BLOCK_BYTES_MIN && EXTENT_BYTES <= BLOCK_B
 /// references and an entry in a table.
 pub(super) const BLOCK_COST: usize = 128;
 
-/// What an extent costs with its entries in the tables of its shard.
-pub(super) const EXTENT_COST: usize = EXTENT_BYTES + 256;
+/// What an extent costs beside: its entries in the tables of its shard.
+const EXTENT_COST_BESIDE: usize = 256;
+
+/// What an extent costs.
+pub(super) const EXTENT_COST: usize = EXTENT_BYTES + EXTENT_COST_BESIDE;
 
 /// Extents of which a part is lent to a connection cannot be used anew until it has been
 /// written. All of them may be this share of the limit, as a divisor; where they might be
@@ -279,11 +282,11 @@ impl Memory {
 
     /// An extent, if the limit allows it.
     pub fn extent(&self) -> Option<Extent> {
-        let mut block = self.block(EXTENT_BYTES, EXTENT_COST - EXTENT_BYTES)?;
+        let mut block = self.block(EXTENT_BYTES, EXTENT_COST_BESIDE)?;
         if self.claim_of(&mut block, EXTENT_BYTES) {
             return Some(Extent(block.map));
         }
-        self.give(block, EXTENT_COST - EXTENT_BYTES);
+        self.give(block, EXTENT_COST_BESIDE);
         None
     }
 
@@ -301,7 +304,7 @@ impl Memory {
     /// Takes an extent back.
     pub fn give_extent(&self, extent: Extent) {
         let (map, claimed) = (extent.0, EXTENT_BYTES);
-        self.give(Block { map, claimed }, EXTENT_COST - EXTENT_BYTES);
+        self.give(Block { map, claimed }, EXTENT_COST_BESIDE);
     }
 
     /// Gives all spare memory back to the system.
@@ -312,8 +315,7 @@ impl Memory {
 
     /// The free blocks of the smallest size that has `bytes`.
     fn free_of(&self, bytes: usize) -> Option<&Free> {
-        let size = bytes.next_power_of_two().max(BLOCK_BYTES_MIN);
-        let at = (size / BLOCK_BYTES_MIN).trailing_zeros();
+        let at = (block_bytes(bytes) / BLOCK_BYTES_MIN).trailing_zeros();
         self.free.get(usize::try_from(at).ok()?)
     }
 
@@ -330,8 +332,7 @@ impl Memory {
             self.spare.fetch_sub(block.claimed, Ordering::Relaxed);
             return Some(block);
         }
-        let size = bytes.next_power_of_two().max(BLOCK_BYTES_MIN);
-        let block = self.map(free, size);
+        let block = self.map(free, block_bytes(bytes));
         if block.is_none() {
             self.taken.fetch_sub(beside, Ordering::Relaxed);
         }
@@ -462,6 +463,11 @@ impl Drop for Memory {
         self.release();
         self.forget_empty();
     }
+}
+
+/// The smallest size of a block that has `bytes`.
+fn block_bytes(bytes: usize) -> usize {
+    bytes.next_power_of_two().max(BLOCK_BYTES_MIN)
 }
 
 /// Bytes of a page of this system, as far as blocks are made for it.

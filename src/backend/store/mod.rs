@@ -306,12 +306,7 @@ impl Store {
     /// [`Full`] if there is no memory, and none to be made.
     pub fn gather(&self, value: &[u8], now: u32) -> Result<Owned, Full> {
         let mut filling = Filling::new(&self.memory, value.len());
-        let mut rest = value;
-        while !rest.is_empty() {
-            self.prepare(&mut filling, now)?;
-            let taken = filling.take(rest);
-            rest = rest.get(taken..).unwrap_or_default();
-        }
+        filling.fill(value, |filling| self.prepare(filling, now))?;
         Ok(filling.finish())
     }
 

@@ -122,6 +122,18 @@ fn parts_of(large: Option<&Arc<Large>>) -> impl Iterator<Item = &[u8]> {
     large.into_iter().flat_map(|large| large.parts())
 }
 
+fn cost_of(large: Option<&Arc<Large>>) -> usize {
+    large.map_or(0, |large| large.cost())
+}
+
+/// Has the processor fetch the first line of each.
+#[inline]
+fn fetch_lines<'a>(steps: impl Iterator<Item = &'a [u8]>) {
+    for step in steps {
+        fetch_ahead(step.get(..LINE_BYTES).unwrap_or_default());
+    }
+}
+
 /// What is to be stored.
 #[derive(Clone, Copy, Debug)]
 pub struct Put<'a> {
@@ -158,9 +170,7 @@ impl<'a> Found<'a> {
         let len = self.item.word().tail_len();
         let lent = self.pages?.lend(self.item.tail_at()?, len)?;
         fetch_ahead(lent.get(..AHEAD_BYTES).unwrap_or(&lent));
-        for page in lent.chunks(PAGE_BYTES).skip(1) {
-            fetch_ahead(page.get(..LINE_BYTES).unwrap_or_default());
-        }
+        fetch_lines(lent.chunks(PAGE_BYTES).skip(1));
         Some(lent)
     }
 
@@ -170,9 +180,7 @@ impl<'a> Found<'a> {
     pub fn share(&self) -> Option<&'a Arc<Large>> {
         let large = self.large?;
         let steps = large.parts().flat_map(|part| part.chunks(AHEAD_STEP_BYTES));
-        for step in steps.take(AHEAD_STEPS) {
-            fetch_ahead(step.get(..LINE_BYTES).unwrap_or_default());
-        }
+        fetch_lines(steps.take(AHEAD_STEPS));
         Some(large)
     }
 
@@ -189,7 +197,7 @@ impl<'a> Found<'a> {
 
     /// Bytes that it costs, all of it, but for its slot in the index.
     pub fn cost(&self) -> usize {
-        self.item.size() + self.large.map_or(0, |large| large.cost())
+        self.item.size() + cost_of(self.large)
     }
 }
 
@@ -382,7 +390,7 @@ impl Shard {
 
     /// What the large value of an item costs, if it has one.
     pub(super) fn large_cost(&self, item: &Item<'_>) -> usize {
-        self.large(item).map_or(0, |large| large.cost())
+        cost_of(self.large(item))
     }
 
     /// Notes that an item has been read.
@@ -625,7 +633,7 @@ impl Shard {
 
     /// Counts the large value of the item at `owner`, if it has one.
     fn add_large(&mut self, owner: Location, large: Option<&Arc<Large>>) {
-        let cost = large.map_or(0, |large| large.cost());
+        let cost = cost_of(large);
         self.bytes += to_u64(cost);
         let queue = self.segments.about(owner.segment()).queue;
         self.order_mut(queue).large += cost;

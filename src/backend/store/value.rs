@@ -34,12 +34,7 @@ impl Owned {
         let len = pieces.iter().map(|piece| piece.len()).sum();
         let mut filling = Filling::new(memory, len);
         for piece in pieces {
-            let mut piece = *piece;
-            while !piece.is_empty() {
-                filling.prepare()?;
-                let taken = filling.take(piece);
-                piece = piece.get(taken..).unwrap_or_default();
-            }
+            filling.fill(piece, Filling::prepare)?;
         }
         Ok(filling.finish())
     }
@@ -135,8 +130,27 @@ impl Filling {
         self.filled += count;
     }
 
+    /// Copies bytes, as far as any are missing, and has memory prepared for them.
+    /// Returns those behind.
+    ///
+    /// # Errors
+    ///
+    /// [`Full`] if `prepare` says so; what has been copied counts.
+    pub fn fill<'a>(
+        &mut self,
+        mut bytes: &'a [u8],
+        mut prepare: impl FnMut(&mut Self) -> Result<(), Full>,
+    ) -> Result<&'a [u8], Full> {
+        while self.missing() > 0 && !bytes.is_empty() {
+            prepare(self)?;
+            let taken = self.take(bytes);
+            bytes = bytes.get(taken..).unwrap_or_default();
+        }
+        Ok(bytes)
+    }
+
     /// Copies what there is room for. Says how much that was.
-    pub fn take(&mut self, bytes: &[u8]) -> usize {
+    fn take(&mut self, bytes: &[u8]) -> usize {
         let mut taken = 0;
         for room in self.rooms() {
             let rest = bytes.get(taken..).unwrap_or_default();
