@@ -16,7 +16,7 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 
-use memmap2::MmapMut;
+use super::span::Span;
 
 /// Parts of one piece of memory that may be lent at a time. Few, for whoever writes
 /// looks at all of them.
@@ -29,21 +29,21 @@ pub struct Pages {
     len: usize,
     /// Keeps the memory, and counts who has borrowed from it. Its bytes are reached by
     /// `start` and in no other way.
-    map: Arc<MmapMut>,
+    span: Arc<Span>,
     /// What is lent, or was when that was last looked at.
     lent: RefCell<Vec<Range<usize>>>,
 }
 
-// SAFETY: `start` points to memory that `map` owns and that is not bound to a thread.
+// SAFETY: `start` points to memory that `span` owns and that is not bound to a thread.
 unsafe impl Send for Pages {}
 
 impl Pages {
     /// Memory of which nothing is lent.
-    pub fn new(mut map: MmapMut) -> Self {
+    pub fn new(span: Span) -> Self {
         Self {
-            start: NonNull::from(&mut map[..]).cast(),
-            len: map.len(),
-            map: Arc::new(map),
+            start: span.start(),
+            len: span.len(),
+            span: Arc::new(span),
             lent: RefCell::default(),
         }
     }
@@ -51,7 +51,7 @@ impl Pages {
     /// All of it.
     #[inline]
     pub fn bytes(&self) -> &[u8] {
-        // SAFETY: the memory lives as long as `map`, `len` bytes of it. Writing needs
+        // SAFETY: the memory lives as long as `span`, `len` bytes of it. Writing needs
         // `&mut self`, and what is lent is only read.
         unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) }
     }
@@ -63,7 +63,7 @@ impl Pages {
         if !is_there || self.is_lent(at, len) {
             return &mut [];
         }
-        // SAFETY: the memory lives as long as `map`, and these bytes are within it. Who
+        // SAFETY: the memory lives as long as `span`, and these bytes are within it. Who
         // has borrowed does not look at them: they are not lent. Whoever reads or writes
         // through `self` holds it, and that is the caller.
         unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr().add(at), len) }
@@ -84,7 +84,7 @@ impl Pages {
     /// Whether anything is lent. Forgets what was if not.
     pub fn has_borrowers(&mut self) -> bool {
         // As `Arc::strong_count`, and whoever let go has read before we write.
-        let none = Arc::get_mut(&mut self.map).is_some();
+        let none = Arc::get_mut(&mut self.span).is_some();
         if none {
             self.lent.get_mut().clear();
         }
@@ -98,7 +98,7 @@ impl Pages {
         let range = at..at + len;
         let mut lent = self.lent.borrow_mut();
         if !lent.contains(&range) {
-            if lent.len() == LENT_MAX && Arc::strong_count(&self.map) == 1 {
+            if lent.len() == LENT_MAX && Arc::strong_count(&self.span) == 1 {
                 // Whoever let go has read before we write.
                 fence(Ordering::Acquire);
                 lent.clear();
@@ -111,7 +111,7 @@ impl Pages {
         Some(Lent {
             start: NonNull::from(part).cast(),
             len,
-            _map: Arc::clone(&self.map),
+            _span: Arc::clone(&self.span),
         })
     }
 
@@ -120,17 +120,17 @@ impl Pages {
     /// # Errors
     ///
     /// Itself, if something of it is still lent.
-    pub fn into_map(self) -> Result<MmapMut, Self> {
+    pub fn into_span(self) -> Result<Span, Self> {
         let Self {
             start,
             len,
-            map,
+            span,
             lent,
         } = self;
-        Arc::try_unwrap(map).map_err(|map| Self {
+        Arc::try_unwrap(span).map_err(|span| Self {
             start,
             len,
-            map,
+            span,
             lent,
         })
     }
@@ -141,10 +141,10 @@ impl Pages {
 pub struct Lent {
     start: NonNull<u8>,
     len: usize,
-    _map: Arc<MmapMut>,
+    _span: Arc<Span>,
 }
 
-// SAFETY: it is read only, and the memory it points to is kept by `_map` and not bound to
+// SAFETY: it is read only, and the memory it points to is kept by `_span` and not bound to
 // a thread.
 unsafe impl Send for Lent {}
 // SAFETY: as above; all that a reference gives is a reference to bytes that do not change.
@@ -169,7 +169,7 @@ impl Deref for Lent {
     #[inline]
     fn deref(&self) -> &[u8] {
         // SAFETY: `len` bytes from `start` on are within the memory, which lives as long
-        // as `_map`; nobody writes to them while they are lent.
+        // as `_span`; nobody writes to them while they are lent.
         unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) }
     }
 }
@@ -179,7 +179,7 @@ mod tests {
     use super::*;
 
     fn pages() -> Pages {
-        Pages::new(MmapMut::map_anon(8192).unwrap())
+        Pages::new(memmap2::MmapMut::map_anon(8192).unwrap().into())
     }
 
     #[test]
@@ -202,10 +202,10 @@ mod tests {
         let mut pages = pages();
         pages.bytes_mut(0, 3).copy_from_slice(b"abc");
         let lent = pages.lend(0, 3).unwrap();
-        let pages = pages.into_map().unwrap_err();
+        let pages = pages.into_span().unwrap_err();
         let read = std::thread::spawn(move || lent.to_vec());
         assert_eq!(read.join().unwrap(), b"abc");
-        assert_eq!(&pages.into_map().unwrap()[..3], b"abc");
+        assert_eq!(&pages.into_span().unwrap()[..3], b"abc");
     }
 
     #[test]

@@ -4,6 +4,8 @@
     reason = "calls into the C library, behind functions that cannot be misused"
 )]
 
+use std::sync::LazyLock;
+
 /// From this size on the allocator takes memory of its own from the system for each
 /// allocation, in bytes: the most that glibc lets itself be taught.
 #[cfg(target_env = "gnu")]
@@ -84,6 +86,53 @@ pub fn give_back(bytes: &mut [u8]) -> bool {
     return advise(libc::MADV_DONTNEED) || advise(libc::MADV_DONTNEED_LOCKED);
     #[cfg(not(target_os = "linux"))]
     advise(libc::MADV_DONTNEED)
+}
+
+/// Bytes of a huge page, where we use them.
+pub const HUGE_BYTES: usize = 2 << 20;
+
+/// Whether the system gives huge pages of [`HUGE_BYTES`] to who asks for them.
+pub fn has_huge_pages() -> bool {
+    static HAS: LazyLock<bool> = LazyLock::new(|| {
+        let read = |name| {
+            let path = format!("/sys/kernel/mm/transparent_hugepage/{name}");
+            std::fs::read_to_string(path).unwrap_or_default()
+        };
+        let enabled = read("enabled");
+        let is_enabled = ["[always]", "[madvise]"]
+            .iter()
+            .any(|on| enabled.contains(on));
+        is_enabled && read("hpage_pmd_size").trim().parse() == Ok(HUGE_BYTES)
+    });
+    *HAS
+}
+
+/// Takes huge pages for `bytes`, which are to begin and end with one; as many small ones
+/// where the system has none left. What was in them is lost, and all of them are resident.
+///
+/// They stay huge until a part of them is given back. The system is not to make such of
+/// small ones later, which would bring back what we have given back; so it is told to make
+/// none again at once, as before. `is_fresh` says that there has never been anything in
+/// them: else there are tables of small pages left, and it is asked to do without these.
+pub fn take_huge(bytes: &mut [u8], is_fresh: bool) {
+    let (start, len) = (bytes.as_mut_ptr(), bytes.len());
+    // SAFETY: the range is that of a slice nobody else can look at meanwhile. No advice
+    // given here changes a byte of it.
+    let advise = |advice| unsafe { libc::madvise(start.cast(), len, advice) } == 0;
+    #[cfg(target_os = "linux")]
+    let is_asked = advise(libc::MADV_HUGEPAGE);
+    for page in bytes.chunks_mut(rustix::param::page_size()) {
+        // The first one makes the others resident where there is a huge page.
+        page[..1].fill(0);
+        std::hint::black_box(page);
+    }
+    #[cfg(target_os = "linux")]
+    if is_asked {
+        if !is_fresh {
+            advise(libc::MADV_COLLAPSE);
+        }
+        advise(libc::MADV_NOHUGEPAGE);
+    }
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ pub mod lend;
 pub mod listener;
 pub mod memory;
 pub mod outbox;
+pub mod span;
 pub mod stream;
 pub mod turn;
 pub mod worker;

@@ -4,29 +4,32 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use super::memory::{BLOCK_BYTES_MAX, BLOCK_COST, Block, Memory, PAGE_BYTES};
+use super::memory::{Memory, PAGE_BYTES, PIECE_COST};
 use crate::net::outbox::Parts;
+use crate::net::span::Span;
 
 /// Memory for a large value, or for as much of it as fills pages. While it is shared it
 /// does not change; it is free when the last of those who share it has let go.
 #[derive(Debug)]
 pub struct Large {
-    /// Each of [`BLOCK_BYTES_MAX`] but the last, which is no larger than it must be.
     /// Almost always there is one.
-    blocks: SmallVec<[Block; 1]>,
-    /// Bytes that it holds.
+    pieces: SmallVec<[Span; 1]>,
+    /// Bytes that they have.
+    held: usize,
+    /// Bytes of the value.
     len: usize,
-    /// Bytes of it that count as early.
+    /// Bytes that have been taken early.
     early: usize,
     memory: Arc<Memory>,
 }
 
 impl Large {
-    /// Memory for `len` bytes, whole pages, none of which are claimed yet.
+    /// Memory for `len` bytes, whole pages, none of which are taken yet.
     pub fn new(memory: &Arc<Memory>, len: usize) -> Self {
         debug_assert!(len.is_multiple_of(PAGE_BYTES));
         Self {
-            blocks: SmallVec::new(),
+            pieces: SmallVec::new(),
+            held: 0,
             len,
             early: 0,
             memory: Arc::clone(memory),
@@ -51,70 +54,95 @@ impl Large {
 
     /// What it costs.
     pub(super) fn cost(&self) -> usize {
-        let cost = |block: &Block| block.claimed + BLOCK_COST;
-        self.blocks.iter().map(cost).sum()
+        self.held + self.pieces.len() * PIECE_COST
     }
 
-    /// Claims memory from `from` up to `to`, or a half or a quarter of that and so on if
-    /// the limit does not allow it, though not beyond the block in which `from` lies.
-    pub(super) fn claim(&mut self, from: usize, to: usize) {
-        let (at, start) = (from / BLOCK_BYTES_MAX, from % BLOCK_BYTES_MAX);
-        let before = from - start;
-        let wanted = (self.len - before).min(BLOCK_BYTES_MAX);
-        if at == self.blocks.len()
-            && let Some(mut block) = self.memory.block(wanted, BLOCK_COST)
-        {
-            let early = block.claimed;
-            if self.memory.is_too_early(early) {
-                self.memory.cut(&mut block, to - before);
+    /// Takes memory up to `to`, or for a half or a quarter of what is missing and so on if
+    /// the limit does not allow it; for all of the value if that is to be had in one piece
+    /// and not too much is taken early.
+    pub(super) fn claim(&mut self, to: usize) {
+        if self.held >= to {
+            return;
+        }
+        let early = self.len - to;
+        if early > 0 && self.held == 0 && !self.memory.is_too_early(early) {
+            if let Some(piece) = self.memory.piece(self.len, self.len, None) {
+                self.add(piece);
+            }
+            self.early = early.min(self.held.saturating_sub(to));
+            self.memory.not_early(early - self.early);
+        }
+        let mut wanted = to.saturating_sub(self.held);
+        while wanted > 0 {
+            let after = self.pieces.last().map(|last| last.address() + last.len());
+            let room = self.len - self.held;
+            if let Some(piece) = self.memory.piece(wanted, room, after) {
+                self.add(piece);
+                wanted = to.saturating_sub(self.held);
             } else {
-                self.early += early;
-            }
-            self.blocks.push(block);
-        }
-        if let Some(block) = self.blocks.get_mut(at) {
-            let mut more = wanted.min(to - before) - start;
-            while more > 0 && !self.memory.claim_of(block, start + more) {
-                more = more / 2 / PAGE_BYTES * PAGE_BYTES;
+                wanted = wanted / 2 / PAGE_BYTES * PAGE_BYTES;
             }
         }
     }
 
-    /// What has been claimed from `from` on, to write, up to the end of the block in
-    /// which that lies.
+    fn add(&mut self, mut piece: Span) {
+        self.held += piece.len();
+        if let Some(last) = self.pieces.pop() {
+            match last.join(piece) {
+                Ok(whole) => {
+                    self.memory.note_joined();
+                    piece = whole;
+                }
+                Err((last, next)) => {
+                    self.pieces.push(last);
+                    piece = next;
+                }
+            }
+        }
+        self.pieces.push(piece);
+    }
+
+    /// What has been taken from `from` on, to write, up to the end of the piece in which
+    /// that lies.
     pub(super) fn bytes_mut(&mut self, from: usize) -> &mut [u8] {
-        let (at, start) = (from / BLOCK_BYTES_MAX, from % BLOCK_BYTES_MAX);
-        let wanted = (self.len - (from - start)).min(BLOCK_BYTES_MAX);
-        let block = self.blocks.get_mut(at);
-        let bytes = block.and_then(|block| block.map.get_mut(start..block.claimed.min(wanted)));
-        bytes.unwrap_or_default()
+        let mut before = 0;
+        for piece in &mut self.pieces {
+            let end = (before + piece.len()).min(self.len);
+            if from < end {
+                return piece
+                    .get_mut(from - before..end - before)
+                    .unwrap_or_default();
+            }
+            before = end;
+        }
+        &mut []
     }
 
-    /// Gives back what has been claimed and is not needed, and shares the rest; `None`
-    /// if it holds nothing.
+    /// Shares it, all of it having been written; `None` if it holds nothing.
     pub(super) fn share(mut self) -> Option<Arc<Self>> {
-        let len = self.len;
         self.memory.not_early(std::mem::take(&mut self.early));
-        if let Some(last) = self.blocks.last_mut() {
-            self.memory.cut(last, (len - 1) % BLOCK_BYTES_MAX + 1);
-        }
-        (len > 0).then(|| Arc::new(self))
+        (self.len > 0).then(|| Arc::new(self))
     }
 }
 
 impl Parts for Large {
     #[inline]
     fn part(&self, at: usize) -> Option<&[u8]> {
-        let left = self.len.checked_sub(at * BLOCK_BYTES_MAX)?;
-        self.blocks.get(at)?.map.get(..left.min(BLOCK_BYTES_MAX))
+        let piece = self.pieces.get(at)?;
+        // Pages of the system may be larger than what the value fills.
+        let surplus = self.held - self.len;
+        if surplus > 0 && at + 1 == self.pieces.len() {
+            return piece.get(..piece.len() - surplus);
+        }
+        Some(piece)
     }
 }
 
 impl Drop for Large {
     fn drop(&mut self) {
         self.memory.not_early(self.early);
-        for block in self.blocks.drain(..) {
-            self.memory.give(block, BLOCK_COST);
+        for piece in self.pieces.drain(..) {
+            self.memory.give_piece(piece);
         }
     }
 }
@@ -124,29 +152,29 @@ pub(super) mod tests {
     use std::sync::atomic::Ordering;
 
     use super::*;
-    use crate::backend::store::memory::{BLOCK_BYTES_MIN, EARLY_DIVISOR};
+    use crate::backend::store::memory::{EARLY_DIVISOR, LARGE_BYTES_MIN};
 
     /// A value of `len` bytes.
     pub(in crate::backend::store) fn large(memory: &Arc<Memory>, len: usize) -> Option<Large> {
         let mut large = Large::new(memory, len);
-        large.claim(0, len);
+        large.claim(len);
         (large.bytes_mut(0).len() == len).then_some(large)
     }
 
     #[test]
     fn a_value_is_free_when_nobody_shares_it_any_more() {
-        let cost = BLOCK_BYTES_MIN + BLOCK_COST;
+        let cost = LARGE_BYTES_MIN + PIECE_COST;
         let memory = Memory::new(cost);
-        let mut first = large(&memory, BLOCK_BYTES_MIN).unwrap();
+        let mut first = large(&memory, LARGE_BYTES_MIN).unwrap();
         first.bytes_mut(0)[0] = 7;
         let shared = first.share().unwrap();
         let other = Arc::clone(&shared);
         drop(shared);
         assert_eq!(other.part(0).unwrap()[0], 7);
-        assert_eq!((other.len(), other.cost()), (BLOCK_BYTES_MIN, cost));
+        assert_eq!((other.len(), other.cost()), (LARGE_BYTES_MIN, cost));
         assert!(large(&memory, PAGE_BYTES).is_none());
         drop(other);
-        assert!(large(&memory, BLOCK_BYTES_MIN).is_some());
+        assert!(large(&memory, LARGE_BYTES_MIN).is_some());
     }
 
     #[test]
@@ -156,12 +184,43 @@ pub(super) mod tests {
             let mut value = large(&memory, pages * PAGE_BYTES).unwrap();
             value.bytes_mut(0).fill(1);
             let value = value.share().unwrap();
-            assert_eq!(value.cost(), pages * PAGE_BYTES + BLOCK_COST);
+            assert_eq!(value.cost(), pages * PAGE_BYTES + PIECE_COST);
             assert_eq!(memory.used(), value.cost());
             assert!(value.parts().all(|part| part.iter().all(|&byte| byte == 1)));
         }
         assert_eq!(memory.used(), 0);
-        assert_eq!(memory.taken(), 17 * PAGE_BYTES, "it was the same block");
+        assert_eq!(
+            memory.taken(),
+            (20 + 32) * PAGE_BYTES,
+            "no more than must be"
+        );
+    }
+
+    #[test]
+    fn a_value_lies_in_pieces_where_there_is_no_run_for_it() {
+        let memory = Memory::new(40 * PAGE_BYTES + 6 * PIECE_COST);
+        let mut values: Vec<_> = (0..5)
+            .map(|_| large(&memory, 8 * PAGE_BYTES).unwrap())
+            .collect();
+        values.remove(3);
+        values.remove(1);
+        let mut value = large(&memory, 0).unwrap();
+        assert!(value.is_empty());
+        value.len = 15 * PAGE_BYTES;
+        value.claim(15 * PAGE_BYTES);
+        let mut filled = 0;
+        while filled < value.len() {
+            let bytes = value.bytes_mut(filled);
+            assert!(!bytes.is_empty());
+            bytes.fill(3);
+            filled += bytes.len();
+        }
+        assert_eq!(value.cost(), 15 * PAGE_BYTES + 2 * PIECE_COST);
+        let value = value.share().unwrap();
+        let lens: Vec<_> = value.parts().map(|part| part.len() / PAGE_BYTES).collect();
+        assert_eq!(lens, [8, 7]);
+        drop((values, value));
+        assert_eq!((memory.used(), memory.taken()), (0, 40 * PAGE_BYTES));
     }
 
     #[test]
@@ -173,12 +232,12 @@ pub(super) mod tests {
         for one in full {
             drop(one);
             let mut next = Large::new(&memory, LEN);
-            next.claim(0, BLOCK_BYTES_MIN);
-            assert!(next.bytes_mut(0).len() >= BLOCK_BYTES_MIN);
+            next.claim(LARGE_BYTES_MIN);
+            assert!(next.bytes_mut(0).len() >= LARGE_BYTES_MIN);
             begun.push(next);
         }
         let early = memory.limit() / EARLY_DIVISOR;
-        assert!(memory.used() <= 20 * (BLOCK_BYTES_MIN + BLOCK_COST) + early);
+        assert!(memory.used() <= 20 * (LARGE_BYTES_MIN + PIECE_COST) + early);
         drop(begun);
         assert_eq!(memory.early.load(Ordering::Relaxed), 0);
         assert_eq!(memory.used(), 0);

@@ -1,28 +1,27 @@
 //! The memory of a store: how much there may be, and what is free of it.
 //!
-//! It comes from the system in blocks, some for the log and the index and some for
-//! large values, and goes back to it in whole pages. No allocator stands in between:
-//! what has been freed in one place can be had in any other, whatever lies around it,
-//! and the bound on the sum is exact.
+//! It comes from the system in pages, some for the log and the index and some for large
+//! values, and goes back to it in pages. No allocator stands in between: what has been
+//! freed in one place can be had in any other, whatever lies around it, and the bound on
+//! the sum is exact.
 //!
-//! A block is a range of addresses of one of a few sizes. What counts as taken are the
-//! pages at its start that have been claimed; behind the others there is no memory, for
-//! they have not been written to since they were mapped or given back. So a value lies in one piece whatever its size is,
-//! and costs the pages that it fills.
+//! The log and the index have extents, all of one size, a large value runs of as many
+//! pages as it fills: one piece if there is a run of that length. The two have a [`Pool`]
+//! each, lest what is free between values is too short for extents.
 //!
-//! What goes back is the memory; the addresses stay with us for the next block of the
-//! same size. The system joins blocks that lie side by side into one mapping. Unmapping
-//! every freed one made as many holes, and a cache of some gigabytes of large values
-//! that expire in any order came near the number of mappings that a process may have.
+//! What goes back is the memory; the addresses stay with us for the next who needs some.
+//! Unmapping what is freed would make as many holes, and a cache of some gigabytes of large
+//! values that expire in any order came near the number of mappings that a process may have.
 
+use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use memmap2::{Advice, MmapMut};
-
+use super::pool::Pool;
 use crate::net::lend::Pages;
-use crate::net::memory::give_back;
+use crate::net::memory::{HUGE_BYTES, has_huge_pages};
 use crate::net::outbox::LENT_MAX;
+use crate::net::span::Span;
 
 /// Size of an extent. Large enough that the last item of one wastes little, and
 /// small enough that a shard of 8 MiB has 32 of them to age one by one.
@@ -36,17 +35,18 @@ pub const LARGE_BYTES_MIN: usize = 16 * 1024;
 /// value has beyond them stands in the log.
 pub(super) const PAGE_BYTES: usize = 4096;
 
-/// Sizes of blocks: powers of two from the first to the second. A value beyond that lies
-/// in several.
-pub(super) const BLOCK_BYTES_MIN: usize = 16 * 1024;
-pub(super) const BLOCK_BYTES_MAX: usize = 1 << 20;
-const SIZES: usize = (BLOCK_BYTES_MAX / BLOCK_BYTES_MIN).trailing_zeros() as usize + 1;
+/// Most bytes that a large value asks for at a time.
+pub(super) const PIECE_BYTES_MAX: usize = 1 << 20;
 
-const _: () = assert!(EXTENT_BYTES >= BLOCK_BYTES_MIN && EXTENT_BYTES <= BLOCK_BYTES_MAX);
+/// A large value lies in shorter pieces than it asks for if there are no others, but in
+/// none shorter than this.
+const PIECE_BYTES_MIN: usize = 16 * 1024;
 
-/// What a block of a value costs beside its pages: a place in the value, a counter of
+const _: () = assert!(EXTENT_BYTES <= HUGE_BYTES && PIECE_BYTES_MAX <= HUGE_BYTES);
+
+/// What a piece of a value costs beside its pages: a place in the value, a counter of
 /// references and an entry in a table.
-pub(super) const BLOCK_COST: usize = 128;
+pub(super) const PIECE_COST: usize = 128;
 
 /// What an extent costs beside: its entries in the tables of its shard.
 const EXTENT_COST_BESIDE: usize = 256;
@@ -59,17 +59,27 @@ pub(super) const EXTENT_COST: usize = EXTENT_BYTES + EXTENT_COST_BESIDE;
 /// more nothing is lent.
 const LENT_DIVISOR: usize = 8;
 
+/// Memory is taken by small pages up to so many extents for each thread, and by huge ones
+/// beyond: each of its eight shards begins with an extent for its log and one for its index,
+/// and writes to the first few pages of them. A cache of which little is used stays small.
+const SMALL_EXTENTS: usize = 16;
+
 /// Share of the limit that is kept resident although it is free, as a divisor:
 /// faulting pages in again costs more than the rest of a set.
 const SPARE_DIVISOR: usize = 64;
-/// The spare memory of each size is at least and at most so many bytes.
-const SPARE_BYTES_MIN: usize = 1 << 20;
+/// The spare memory of each pool is at least what is left of a huge page, and as much again,
+/// and at most so much.
+const SPARE_BYTES_MIN: usize = 2 * HUGE_BYTES;
 const SPARE_BYTES_MAX: usize = 16 << 20;
 
-/// Share of the limit, as a divisor, that spare blocks may have brought with them which
-/// values on their way in have not filled yet. Beyond that such a block is cut: who
-/// announces much and sends little holds little.
+/// Share of the limit, as a divisor, that values on their way in may have taken for what
+/// is not about to come yet. Beyond that they take memory as they are filled: who announces
+/// much and sends little holds little.
 pub(super) const EARLY_DIVISOR: usize = 64;
+
+/// Huge pages are taken unless addresses without memory between what is in use are more
+/// than this share of all that is taken, as a divisor.
+const RAGGED_DIVISOR: usize = 8;
 
 /// The memory of a store.
 #[derive(Debug)]
@@ -79,88 +89,44 @@ pub struct Memory {
     taken: AtomicUsize,
     /// Bytes of them that are spare.
     spare: AtomicUsize,
-    /// Bytes of them that have been claimed by values on their way in with a spare block.
+    /// Bytes of them that values on their way in have taken early.
     pub(super) early: AtomicUsize,
     /// Worker threads that may borrow.
     threads: usize,
     /// Extents that nobody uses but that are still lent in part, and how many.
     lent: Mutex<Vec<Pages>>,
     lent_count: AtomicUsize,
-    /// Blocks that nobody uses, by size.
-    free: [Free; SIZES],
+    /// Extents that nobody uses.
+    extents: Pool,
+    /// Pages of large values that nobody uses.
+    pages: Pool,
 }
 
-/// A range of addresses, and how much memory there is behind it.
-#[derive(Debug)]
-pub(super) struct Block {
-    pub(super) map: MmapMut,
-    /// Bytes from the start on, in whole pages, that count as taken.
-    pub(super) claimed: usize,
+/// What is to be taken of a pool.
+struct Wanted {
+    bytes: usize,
+    /// Shorter ones will do, down to this, if there is nothing else.
+    least: usize,
+    /// What will be wanted behind them, with them.
+    room: usize,
+    /// Where they are best.
+    after: Option<usize>,
 }
 
-/// The blocks of one size that nobody uses.
-#[derive(Debug, Default)]
-struct Free {
-    /// Those whose memory we still have.
-    spare: Mutex<Spare>,
-    /// Those whose memory has gone back: addresses and nothing else.
-    empty: Mutex<Vec<MmapMut>>,
-}
-
-#[derive(Debug, Default)]
-struct Spare {
-    blocks: Vec<Block>,
-    /// Bytes of them.
-    claimed: usize,
-}
-
-impl Free {
-    /// A block of `bytes` without memory, where one has been or anew.
-    fn map(&self, bytes: usize) -> std::io::Result<Block> {
-        if let Some(map) = lock(&self.empty).pop() {
-            return Ok(Block { map, claimed: 0 });
+impl Wanted {
+    fn extent() -> Self {
+        Self {
+            bytes: EXTENT_BYTES,
+            least: EXTENT_BYTES,
+            room: EXTENT_BYTES,
+            after: None,
         }
-        let map = MmapMut::map_anon(bytes)?;
-        // Large pages would bring memory back that we have given back. Where the
-        // system has none it does not know the advice.
-        if let Err(error) = map.advise(Advice::NoHugePage) {
-            tracing::trace!(%error, "no large pages to refuse");
-        }
-        Ok(Block { map, claimed: 0 })
-    }
-
-    /// Gives the memory of a block back to the system.
-    fn empty(&self, block: Block) {
-        let Block { mut map, claimed } = block;
-        // What cannot be given back, because it is locked, is unmapped.
-        if give_back(map.get_mut(..claimed).unwrap_or_default()) {
-            lock(&self.empty).push(map);
-        }
-    }
-
-    /// A spare block.
-    fn pop(&self) -> Option<Block> {
-        let mut spare = lock(&self.spare);
-        let block = spare.blocks.pop()?;
-        spare.claimed -= block.claimed;
-        Some(block)
-    }
-
-    /// Spares a block, if there are not too many of them.
-    fn push(&self, block: Block, bytes_max: usize) -> Result<(), Block> {
-        let mut spare = lock(&self.spare);
-        if block.claimed == 0 || spare.claimed + block.claimed > bytes_max {
-            return Err(block);
-        }
-        spare.claimed += block.claimed;
-        spare.blocks.push(block);
-        Ok(())
     }
 }
 
 /// A piece of memory for the log or the index. Holds anything.
 #[derive(Debug)]
-pub struct Extent(MmapMut);
+pub struct Extent(Span);
 
 impl Extent {
     /// As memory that can be lent.
@@ -197,7 +163,8 @@ impl Memory {
             threads: threads.max(1),
             lent: Mutex::default(),
             lent_count: AtomicUsize::new(0),
-            free: Default::default(),
+            extents: Pool::default(),
+            pages: Pool::default(),
         })
     }
 
@@ -246,8 +213,8 @@ impl Memory {
 
     /// Takes memory back that may still be lent: then it counts as taken until it is not.
     pub fn give_pages(&self, pages: Pages) {
-        match pages.into_map() {
-            Ok(map) => self.give_extent(Extent(map)),
+        match pages.into_span() {
+            Ok(span) => self.give_extent(Extent(span)),
             Err(pages) => {
                 let mut lent = lock(&self.lent);
                 lent.push(pages);
@@ -264,8 +231,8 @@ impl Memory {
         let mut lent = lock(&self.lent);
         let before = lent.len();
         for pages in std::mem::take(&mut *lent) {
-            match pages.into_map() {
-                Ok(map) => self.give_extent(Extent(map)),
+            match pages.into_span() {
+                Ok(span) => self.give_extent(Extent(span)),
                 Err(pages) => lent.push(pages),
             }
         }
@@ -282,12 +249,8 @@ impl Memory {
 
     /// An extent, if the limit allows it.
     pub fn extent(&self) -> Option<Extent> {
-        let mut block = self.block(EXTENT_BYTES, EXTENT_COST_BESIDE)?;
-        if self.claim_of(&mut block, EXTENT_BYTES) {
-            return Some(Extent(block.map));
-        }
-        self.give(block, EXTENT_COST_BESIDE);
-        None
+        let take = || self.take(&self.extents, &Wanted::extent());
+        self.with_cost(EXTENT_COST_BESIDE, take).map(Extent)
     }
 
     /// An extent although the limit does not allow it: for work that frees more
@@ -296,50 +259,47 @@ impl Memory {
         if let Some(extent) = self.extent() {
             return Some(extent);
         }
-        let block = self.map(self.free_of(EXTENT_BYTES)?, EXTENT_BYTES)?;
+        let extent = self.mapped(|| self.extents.map(EXTENT_BYTES, EXTENT_BYTES, None))?;
         self.taken.fetch_add(EXTENT_COST, Ordering::Relaxed);
-        Some(Extent(block.map))
+        Some(Extent(extent))
     }
 
     /// Takes an extent back.
     pub fn give_extent(&self, extent: Extent) {
-        let (map, claimed) = (extent.0, EXTENT_BYTES);
-        self.give(Block { map, claimed }, EXTENT_COST_BESIDE);
+        self.give(&self.extents, extent.0, EXTENT_COST_BESIDE);
+    }
+
+    /// Memory for so many bytes of a large value, or for as many of them as there are in one
+    /// piece, if the limit allows it. It begins at `after` if that can be, or where there is
+    /// `room` for more.
+    pub(super) fn piece(&self, bytes: usize, room: usize, after: Option<usize>) -> Option<Span> {
+        let bytes = bytes.min(PIECE_BYTES_MAX).next_multiple_of(page_bytes());
+        let wanted = Wanted {
+            bytes,
+            least: PIECE_BYTES_MIN.min(bytes),
+            room: room.clamp(bytes, PIECE_BYTES_MAX),
+            after,
+        };
+        self.with_cost(PIECE_COST, || self.take(&self.pages, &wanted))
+    }
+
+    /// Takes a piece of a large value back.
+    pub(super) fn give_piece(&self, piece: Span) {
+        self.give(&self.pages, piece, PIECE_COST);
+    }
+
+    /// Counts two pieces as one, which they have become.
+    pub(super) fn note_joined(&self) {
+        self.taken.fetch_sub(PIECE_COST, Ordering::Relaxed);
     }
 
     /// Gives all spare memory back to the system.
     pub fn release(&self) {
         self.collect();
-        while self.release_one() {}
+        while self.release_some() {}
     }
 
-    /// The free blocks of the smallest size that has `bytes`.
-    fn free_of(&self, bytes: usize) -> Option<&Free> {
-        let at = (block_bytes(bytes) / BLOCK_BYTES_MIN).trailing_zeros();
-        self.free.get(usize::try_from(at).ok()?)
-    }
-
-    /// A block of the smallest size that has `bytes`, if the limit allows what it costs
-    /// `beside` its pages. Some of those may be claimed.
-    pub(super) fn block(&self, bytes: usize, beside: usize) -> Option<Block> {
-        let free = self.free_of(bytes)?;
-        if !self.claim(beside) {
-            return None;
-        }
-        // Where more is taken than may be, spare memory is what goes first.
-        let spare = if self.is_over() { None } else { free.pop() };
-        if let Some(block) = spare {
-            self.spare.fetch_sub(block.claimed, Ordering::Relaxed);
-            return Some(block);
-        }
-        let block = self.map(free, block_bytes(bytes));
-        if block.is_none() {
-            self.taken.fetch_sub(beside, Ordering::Relaxed);
-        }
-        block
-    }
-
-    /// Whether so many bytes are too many to be claimed early; counts them if not.
+    /// Whether so many bytes are too many to be taken early; counts them if not.
     pub(super) fn is_too_early(&self, bytes: usize) -> bool {
         let most = self.limit() / EARLY_DIVISOR;
         let sum = self.early.fetch_add(bytes, Ordering::Relaxed) + bytes;
@@ -353,37 +313,86 @@ impl Memory {
         self.early.fetch_sub(bytes, Ordering::Relaxed);
     }
 
-    /// Claims the pages of the first `bytes` of a block, if the limit allows it.
-    pub(super) fn claim_of(&self, block: &mut Block, bytes: usize) -> bool {
-        let bytes = bytes.next_multiple_of(page_bytes());
-        let more = bytes.saturating_sub(block.claimed);
-        let done = more == 0 || self.claim(more);
-        if done {
-            block.claimed += more;
+    /// What `take` takes, if the limit allows what it costs beside.
+    fn with_cost(&self, beside: usize, take: impl FnOnce() -> Option<Span>) -> Option<Span> {
+        if !self.claim(beside) {
+            return None;
         }
-        done
+        let taken = take();
+        if taken.is_none() {
+            self.taken.fetch_sub(beside, Ordering::Relaxed);
+        }
+        taken
     }
 
-    /// Gives back the pages of a block behind the first `bytes`.
-    pub(super) fn cut(&self, block: &mut Block, bytes: usize) {
-        let bytes = bytes.next_multiple_of(page_bytes());
-        let surplus = block.map.get_mut(bytes..block.claimed).unwrap_or_default();
-        let len = surplus.len();
-        // What the system does not take stays, and counts.
-        if len > 0 && give_back(surplus) {
-            block.claimed -= len;
-            self.taken.fetch_sub(len, Ordering::Relaxed);
+    /// Pages of a pool, if the limit allows it.
+    fn take(&self, pool: &Pool, wanted: &Wanted) -> Option<Span> {
+        let &Wanted {
+            bytes,
+            least,
+            room,
+            after,
+        } = wanted;
+        let fitting = || self.take_spare(|| pool.take(bytes, room, after));
+        if let Some(span) = fitting() {
+            return Some(span);
         }
+        if self.take_huge(pool)
+            && let Some(span) = fitting()
+        {
+            return Some(span);
+        }
+        if !self.claim_free(bytes) {
+            // Shorter pieces that are spare need not be given back and taken again.
+            let shorter = self.take_spare(|| pool.take_longest(least, bytes));
+            if shorter.is_some() || !self.claim(bytes) {
+                return shorter;
+            }
+        }
+        let mapped = self.mapped(|| pool.map(bytes, room, after));
+        if mapped.is_none() {
+            self.taken.fetch_sub(bytes, Ordering::Relaxed);
+        }
+        mapped
     }
 
-    /// Counts `cost` as taken, if the limit allows it; if need be spare blocks go back
+    /// What `take` takes of what is spare.
+    fn take_spare(&self, take: impl FnOnce() -> Option<Span>) -> Option<Span> {
+        // Where more is taken than may be, spare memory is what goes first.
+        if self.is_over() {
+            return None;
+        }
+        let span = take()?;
+        self.spare.fetch_sub(span.len(), Ordering::Relaxed);
+        Some(span)
+    }
+
+    /// Takes a huge page, all of which is spare then, if the limit allows it. Says whether it
+    /// did.
+    fn take_huge(&self, pool: &Pool) -> bool {
+        let small = self.threads * SMALL_EXTENTS * EXTENT_BYTES;
+        if self.used() < small || !has_huge_pages() || !self.claim_free(HUGE_BYTES) {
+            return false;
+        }
+        // Counted before somebody else can have it.
+        self.spare.fetch_add(HUGE_BYTES, Ordering::Relaxed);
+        let ragged_max = self.taken() / RAGGED_DIVISOR;
+        let taken = self.mapped(|| pool.take_huge(ragged_max)) == Some(true);
+        if !taken {
+            self.spare.fetch_sub(HUGE_BYTES, Ordering::Relaxed);
+            self.taken.fetch_sub(HUGE_BYTES, Ordering::Relaxed);
+        }
+        taken
+    }
+
+    /// Counts `cost` as taken, if the limit allows it; if need be spare memory goes back
     /// to the system for it.
     fn claim(&self, cost: usize) -> bool {
         if self.claim_free(cost) {
             return true;
         }
         self.collect();
-        while self.used().saturating_add(cost) <= self.limit() && self.release_one() {
+        while self.used().saturating_add(cost) <= self.limit() && self.release_some() {
             if self.claim_free(cost) {
                 return true;
             }
@@ -400,12 +409,11 @@ impl Memory {
             .is_ok()
     }
 
-    /// A block of `bytes` without memory.
-    fn map(&self, free: &Free, bytes: usize) -> Option<Block> {
-        let mapped = free.map(bytes).or_else(|_| {
-            // Perhaps there are no more addresses: there are those of other sizes.
+    fn mapped<T>(&self, map: impl Fn() -> io::Result<T>) -> Option<T> {
+        let mapped = map().or_else(|_| {
+            // Perhaps there are no more addresses: there are those of the other pool.
             self.forget_empty();
-            free.map(bytes)
+            map()
         });
         // As if the limit had been reached: something is evicted for it.
         mapped
@@ -413,66 +421,56 @@ impl Memory {
             .ok()
     }
 
-    /// Gives all addresses back to the system behind which there is no memory, in their
-    /// order: in any other each block would first be cut out of the mapping it lies in,
-    /// and there may be no more mappings for that.
     fn forget_empty(&self) {
-        let mut all = Vec::new();
-        for free in &self.free {
-            all.append(&mut lock(&free.empty));
-        }
-        all.sort_unstable_by_key(|map| map.as_ptr().addr());
+        self.pages.forget_empty();
+        self.extents.forget_empty();
     }
 
-    /// Gives a spare block back to the system, a large one if there is one.
-    fn release_one(&self) -> bool {
-        let mut sizes = self.free.iter().rev();
-        let Some((free, block)) = sizes.find_map(|free| Some((free, free.pop()?))) else {
-            return false;
-        };
-        let claimed = block.claimed;
-        free.empty(block);
-        self.spare.fetch_sub(claimed, Ordering::Relaxed);
-        self.taken.fetch_sub(claimed, Ordering::Relaxed);
-        true
-    }
-
-    /// Takes a block back: to spare it, or for the system.
-    pub(super) fn give(&self, block: Block, beside: usize) {
-        let claimed = block.claimed;
+    /// Takes pages back: to spare them, or for the system.
+    fn give(&self, pool: &Pool, span: Span, beside: usize) {
         self.taken.fetch_sub(beside, Ordering::Relaxed);
-        let Some(free) = self.free_of(block.map.len()) else {
-            debug_assert!(false, "a block has one of the sizes");
-            return;
-        };
+        // Counted before somebody else can have them.
+        self.spare.fetch_add(span.len(), Ordering::Relaxed);
         let keep = (self.limit() / SPARE_DIVISOR).clamp(SPARE_BYTES_MIN, SPARE_BYTES_MAX);
         let keep = if self.is_over() { 0 } else { keep };
-        // Counted before somebody else can have it.
-        self.spare.fetch_add(claimed, Ordering::Relaxed);
-        if let Err(block) = free.push(block, keep) {
-            free.empty(block);
-            self.spare.fetch_sub(claimed, Ordering::Relaxed);
-            self.taken.fetch_sub(claimed, Ordering::Relaxed);
+        pool.spare(span);
+        while pool
+            .take_surplus(keep / page_bytes() * page_bytes())
+            .is_some_and(|surplus| self.empty(pool, surplus))
+        {}
+    }
+
+    /// Gives spare memory back to the system, that of large values first. Says whether
+    /// there was any that it took.
+    fn release_some(&self) -> bool {
+        let mut pools = [&self.pages, &self.extents].into_iter();
+        let found = pools.find_map(|pool| Some((pool, pool.take_to_release()?)));
+        found.is_some_and(|(pool, span)| self.empty(pool, span))
+    }
+
+    /// Gives the memory of spare pages back to the system. Says whether it took it.
+    fn empty(&self, pool: &Pool, span: Span) -> bool {
+        let len = span.len();
+        if let Err(span) = pool.empty(span) {
+            // What the system does not take stays, and counts.
+            pool.spare(span);
+            return false;
         }
+        self.spare.fetch_sub(len, Ordering::Relaxed);
+        self.taken.fetch_sub(len, Ordering::Relaxed);
+        true
     }
 }
 
 impl Drop for Memory {
     fn drop(&mut self) {
-        // In their order, as they are unmapped.
         self.release();
-        self.forget_empty();
     }
 }
 
-/// The smallest size of a block that has `bytes`.
-fn block_bytes(bytes: usize) -> usize {
-    bytes.next_power_of_two().max(BLOCK_BYTES_MIN)
-}
-
-/// Bytes of a page of this system, as far as blocks are made for it.
+/// Bytes of a page of this system, as far as pieces are made for it.
 fn page_bytes() -> usize {
-    rustix::param::page_size().clamp(PAGE_BYTES, BLOCK_BYTES_MIN)
+    rustix::param::page_size().clamp(PAGE_BYTES, PIECE_BYTES_MIN)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -486,7 +484,7 @@ mod tests {
 
     #[test]
     fn no_more_is_handed_out_than_the_limit_allows() {
-        let memory = Memory::new(3 * EXTENT_COST + PAGE_BYTES + BLOCK_COST);
+        let memory = Memory::new(3 * EXTENT_COST + PAGE_BYTES + PIECE_COST);
         let extents: Vec<_> = std::iter::from_fn(|| memory.extent()).collect();
         assert_eq!(extents.len(), 3);
         assert!(large(&memory, 2 * PAGE_BYTES).is_none());
@@ -498,8 +496,8 @@ mod tests {
     #[test]
     fn what_is_free_in_one_size_can_be_had_in_another() {
         let memory = Memory::new(EXTENT_COST);
-        let values: Vec<_> = std::iter::from_fn(|| large(&memory, BLOCK_BYTES_MIN)).collect();
-        let cost = BLOCK_BYTES_MIN + BLOCK_COST;
+        let values: Vec<_> = std::iter::from_fn(|| large(&memory, LARGE_BYTES_MIN)).collect();
+        let cost = LARGE_BYTES_MIN + PIECE_COST;
         assert_eq!(values.len(), EXTENT_COST / cost);
         assert!(!memory.has_extent() && memory.extent().is_none());
         drop(values);
@@ -507,17 +505,6 @@ mod tests {
         assert_eq!(memory.taken(), EXTENT_COST);
         memory.give_extent(extent);
         assert!(large(&memory, 5 * PAGE_BYTES).is_some());
-    }
-
-    #[test]
-    fn an_extent_takes_what_is_there_and_the_rest_anew() {
-        let memory = Memory::new(4 << 20);
-        drop(large(&memory, 50 * PAGE_BYTES).unwrap());
-        assert_eq!(memory.taken(), 50 * PAGE_BYTES);
-        let extent = memory.extent().unwrap();
-        assert_eq!((memory.taken(), memory.used()), (EXTENT_COST, EXTENT_COST));
-        memory.give_extent(extent);
-        assert_eq!((memory.taken(), memory.used()), (EXTENT_BYTES, 0));
     }
 
     #[test]
@@ -576,7 +563,7 @@ mod tests {
                 .count()
         };
         let memory = Memory::new(64 << 20);
-        let mut values: Vec<_> = std::iter::from_fn(|| large(&memory, BLOCK_BYTES_MIN)).collect();
+        let mut values: Vec<_> = std::iter::from_fn(|| large(&memory, LARGE_BYTES_MIN)).collect();
         for value in &mut values {
             value.bytes_mut(0)[0] = 1;
         }

@@ -17,6 +17,8 @@ mod large;
 mod log;
 mod memory;
 mod noted;
+mod pool;
+mod runs;
 mod shard;
 mod table;
 mod value;
@@ -38,7 +40,7 @@ pub use value::{Filling, Owned};
 use crate::backend::watch;
 use crate::clock;
 use hash::{Hash, SHARDS_MAX};
-use memory::{BLOCK_COST, EXTENT_COST};
+use memory::{EXTENT_COST, PIECE_COST};
 
 /// A shard has at least so many segments, so that the one being written and the
 /// one being cleared are a small part of it.
@@ -321,7 +323,7 @@ impl Store {
             if filling.prepare().is_ok() {
                 return Ok(());
             }
-            if !self.make_room_for(filling.ahead() + BLOCK_COST, now) {
+            if !self.make_room_for(filling.ahead() + PIECE_COST, now) {
                 break;
             }
         }

@@ -190,7 +190,7 @@ fn warnings(args: &Args, extended: &Extended) -> Vec<String> {
         (
             args.enable_largepages,
             "-L",
-            "memory goes back to the system in small pages",
+            "huge pages are used anyway, where the system has them",
         ),
         (
             args.user.is_none() && rustix::process::geteuid().is_root(),

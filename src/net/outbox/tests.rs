@@ -95,7 +95,7 @@ async fn many_parts_arrive_whole_however_little_the_socket_takes() {
 
 /// Memory with these bytes, and all of it lent.
 fn lent(said: &[u8]) -> (Pages, Lent) {
-    let mut pages = Pages::new(MmapMut::map_anon(said.len()).unwrap());
+    let mut pages = Pages::new(MmapMut::map_anon(said.len()).unwrap().into());
     pages.bytes_mut(0, said.len()).copy_from_slice(said);
     let lent = pages.lend(0, said.len()).unwrap();
     (pages, lent)

@@ -1,0 +1,233 @@
+//! Pages that nobody uses: those whose memory we have, and addresses without any.
+//!
+//! They come from the system as huge pages, where it has those. A key that is looked for
+//! leads to three or four places in memory that nobody has been at for long, and with
+//! pages of 4 KiB the processor looks for each of them in tables first, most of which have
+//! left its caches, too. Measured on a virtual machine: a quarter of what a `get` costs, of
+//! 32 bytes among a million keys and of 10 KiB among ten thousand.
+//!
+//! A huge page is resident as a whole from the first byte on, and counts as taken so. What
+//! goes back goes by small pages, so that the bound on all memory is as exact as without
+//! huge ones: a huge page of which a part has gone back consists of small ones from then
+//! on. Where all of it has gone back it can be taken as a huge one again.
+
+use std::io;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use memmap2::{Advice, MmapMut};
+
+use super::runs::Runs;
+use crate::net::memory::{HUGE_BYTES, give_back, take_huge};
+use crate::net::span::Span;
+
+/// Addresses are mapped for so many bytes at a time. The system joins mappings that lie
+/// side by side, and a process may have 65 530.
+const AREA_BYTES: usize = 16 * HUGE_BYTES;
+
+/// Pages that nobody uses.
+#[derive(Debug, Default)]
+pub(super) struct Pool {
+    /// Those whose memory we have.
+    spare: Mutex<Runs>,
+    empty: Mutex<Empty>,
+}
+
+/// Addresses behind which there is no memory.
+#[derive(Debug, Default)]
+struct Empty {
+    /// Never used, of a huge page each.
+    fresh: Vec<Span>,
+    /// Used before, or what is left of a fresh one.
+    runs: Runs,
+}
+
+impl Pool {
+    /// Spare pages of `bytes` in one piece, as [`Runs::take`].
+    pub(super) fn take(&self, bytes: usize, room: usize, after: Option<usize>) -> Option<Span> {
+        lock(&self.spare).take(bytes, room, after)
+    }
+
+    /// The longest run of spare pages, or `bytes` of it, if it has `least`.
+    pub(super) fn take_longest(&self, least: usize, bytes: usize) -> Option<Span> {
+        lock(&self.spare).take_longest(least, bytes)
+    }
+
+    /// Spare pages to give back to the system: of a huge page all, if they are spare.
+    pub(super) fn take_to_release(&self) -> Option<Span> {
+        let mut spare = lock(&self.spare);
+        let huge = spare.take_aligned(HUGE_BYTES);
+        huge.or_else(|| spare.take_longest(1, HUGE_BYTES))
+    }
+
+    /// Spares pages.
+    pub(super) fn spare(&self, span: Span) {
+        lock(&self.spare).add(span);
+    }
+
+    /// What is spare beyond `bytes_max`, piece by piece, to give it back to the system: the
+    /// shortest first, which are of least use.
+    pub(super) fn take_surplus(&self, bytes_max: usize) -> Option<Span> {
+        let mut spare = lock(&self.spare);
+        let surplus = spare.bytes().checked_sub(bytes_max + 1)? + 1;
+        spare.take_shortest(surplus)
+    }
+
+    /// Addresses of `bytes` in one piece, at most of a huge page, without memory; from where
+    /// [`Runs::take`] would take them.
+    pub(super) fn map(&self, bytes: usize, room: usize, after: Option<usize>) -> io::Result<Span> {
+        debug_assert!(bytes <= HUGE_BYTES);
+        let mut empty = lock(&self.empty);
+        if let Some(span) = empty.runs.take(bytes, room, after) {
+            return Ok(span);
+        }
+        // Behind what is left of the last one.
+        let fresh = empty.fresh()?;
+        empty.runs.add(fresh);
+        let found = empty.runs.take(bytes, room, after);
+        found.ok_or(io::ErrorKind::OutOfMemory.into())
+    }
+
+    /// Takes a huge page, all of which is spare then. It does not if more than `ragged_max`
+    /// bytes lie idle in pieces that are too short for one. Says whether it did.
+    pub(super) fn take_huge(&self, ragged_max: usize) -> io::Result<bool> {
+        let mut empty = lock(&self.empty);
+        let (mut huge, is_fresh) = match empty.runs.take_aligned(HUGE_BYTES) {
+            Some(huge) => (huge, false),
+            None if empty.runs.bytes() > ragged_max => return Ok(false),
+            None => (empty.fresh()?, true),
+        };
+        drop(empty);
+        take_huge(&mut huge, is_fresh);
+        lock(&self.spare).add(huge);
+        Ok(true)
+    }
+
+    /// Gives the memory of pages back to the system.
+    ///
+    /// # Errors
+    ///
+    /// The pages, if the system does not take them, because they are locked.
+    pub(super) fn empty(&self, mut span: Span) -> Result<(), Span> {
+        if !give_back(&mut span) {
+            return Err(span);
+        }
+        lock(&self.empty).runs.add(span);
+        Ok(())
+    }
+
+    /// Gives all addresses back to the system behind which there is no memory, as far as
+    /// nothing else that has been mapped with them is in use.
+    pub(super) fn forget_empty(&self) {
+        drop(std::mem::take(&mut *lock(&self.empty)));
+    }
+}
+
+impl Empty {
+    /// Addresses of a huge page that have never been used.
+    fn fresh(&mut self) -> io::Result<Span> {
+        if self.fresh.is_empty() {
+            self.fresh = area()?;
+        }
+        self.fresh.pop().ok_or(io::ErrorKind::OutOfMemory.into())
+    }
+}
+
+/// Maps addresses for some huge pages; the first of them is last.
+fn area() -> io::Result<Vec<Span>> {
+    let map = MmapMut::map_anon(AREA_BYTES + HUGE_BYTES)?;
+    // The system would bring memory back that we have given back. Where it has no huge
+    // pages it does not know the advice.
+    if let Err(error) = map.advise(Advice::NoHugePage) {
+        tracing::trace!(%error, "no huge pages to refuse");
+    }
+    let map = Span::from(map);
+    let before = map.address().next_multiple_of(HUGE_BYTES) - map.address();
+    let (_, mut rest) = map.split_at(before);
+    let mut all = Vec::with_capacity(AREA_BYTES / HUGE_BYTES);
+    while all.len() < AREA_BYTES / HUGE_BYTES {
+        let (huge, more) = rest.split_at(HUGE_BYTES);
+        all.push(huge);
+        rest = more;
+    }
+    all.reverse();
+    Ok(all)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BYTES: usize = HUGE_BYTES / 8;
+
+    fn take_all(pool: &Pool) -> Vec<Span> {
+        std::iter::from_fn(|| pool.take(BYTES, BYTES, None)).collect()
+    }
+
+    #[test]
+    fn a_huge_page_that_has_gone_back_whole_is_one_again() {
+        let pool = Pool::default();
+        assert!(pool.take_huge(0).unwrap());
+        let mut all = take_all(&pool);
+        let start = all[0].address();
+        assert!(all.len() == 8 && start.is_multiple_of(HUGE_BYTES));
+        assert!(all.is_sorted_by_key(Span::address));
+        all.swap(1, 5);
+        for mut span in all {
+            span.fill(7);
+            pool.empty(span).unwrap();
+        }
+        assert!(pool.take_huge(0).unwrap());
+        let whole = pool.take(HUGE_BYTES, HUGE_BYTES, None).unwrap();
+        assert_eq!(whole.address(), start);
+        assert!(whole.iter().all(|&byte| byte == 0));
+    }
+
+    #[test]
+    fn single_pages_come_from_what_is_in_parts_already() {
+        let pool = Pool::default();
+        let one = pool.map(BYTES, BYTES, None).unwrap();
+        let huge = one.address() / HUGE_BYTES;
+        let others: Vec<_> = (1..8)
+            .map(|_| pool.map(BYTES, BYTES, None).unwrap())
+            .collect();
+        assert!(
+            others
+                .iter()
+                .all(|other| other.address() / HUGE_BYTES == huge)
+        );
+        assert_ne!(
+            pool.map(BYTES, BYTES, None).unwrap().address() / HUGE_BYTES,
+            huge
+        );
+    }
+
+    #[test]
+    fn what_lies_idle_in_pieces_is_used_before_another_huge_page() {
+        let pool = Pool::default();
+        let one = pool.map(BYTES, BYTES, None).unwrap();
+        assert!(!pool.take_huge(6 * BYTES).unwrap());
+        assert!(pool.take_huge(7 * BYTES).unwrap());
+        pool.empty(one).unwrap();
+        assert!(pool.take_huge(0).unwrap(), "it is whole again");
+    }
+
+    #[test]
+    fn spare_pages_beyond_a_bound_go_back_the_shortest_first() {
+        let pool = Pool::default();
+        let [one, other, third] = [(); 3].map(|()| pool.map(BYTES, BYTES, None).unwrap());
+        pool.spare(one);
+        pool.spare(other);
+        assert!(pool.take_surplus(2 * BYTES).is_none());
+        let (gap, third) = third.split_at(BYTES / 4);
+        pool.spare(third);
+        let surplus = pool.take_surplus(2 * BYTES).unwrap();
+        assert_eq!(surplus.len(), BYTES / 4 * 3);
+        assert!(pool.take_surplus(2 * BYTES).is_none());
+        assert_eq!(pool.take_surplus(BYTES).unwrap().len(), BYTES);
+        drop(gap);
+    }
+}
