@@ -1,4 +1,4 @@
-//! The thread that takes back what has expired.
+//! The thread that takes back what has expired, and mends huge pages.
 
 use std::io;
 use std::sync::Arc;
@@ -18,6 +18,10 @@ const SLICES: usize = 32;
 /// A pause while there is work: at most a tenth of a core is spent, and a million
 /// items are gone in seconds.
 const BUSY_PAUSE: Duration = Duration::from_millis(10);
+
+/// Huge pages that are made of small ones between two rounds, if there is nothing else to
+/// do: two or three milliseconds.
+const MENDS: usize = 4;
 
 /// A pause while there is none. Times to live are whole seconds.
 const IDLE_PAUSE: Duration = Duration::from_millis(250);
@@ -52,12 +56,14 @@ impl Janitor {
             .name("janitor".to_owned())
             .spawn(move || {
                 while !seen.load(Ordering::Relaxed) {
-                    let pause = if round(&store, desk.as_ref(), &seen) {
-                        BUSY_PAUSE
+                    let is_busy = round(&store, desk.as_ref(), &seen);
+                    let (pause, mends) = if is_busy {
+                        (BUSY_PAUSE, 1)
                     } else {
-                        IDLE_PAUSE
+                        (IDLE_PAUSE, MENDS)
                     };
                     thread::park_timeout(pause);
+                    let _ = (0..mends).all(|_| store.memory().mend());
                 }
             })?;
         Ok(Self {

@@ -370,8 +370,7 @@ impl Memory {
     /// Takes a huge page, all of which is spare then, if the limit allows it. Says whether it
     /// did.
     fn take_huge(&self, pool: &Pool) -> bool {
-        let small = self.threads * SMALL_EXTENTS * EXTENT_BYTES;
-        if self.used() < small || !has_huge_pages() || !self.claim_free(HUGE_BYTES) {
+        if !self.has_grown(1) || !has_huge_pages() || !self.claim_free(HUGE_BYTES) {
             return false;
         }
         // Counted before somebody else can have it.
@@ -383,6 +382,18 @@ impl Memory {
             self.taken.fetch_sub(HUGE_BYTES, Ordering::Relaxed);
         }
         taken
+    }
+
+    /// Whether so many times as much is in use as is taken by small pages at first.
+    fn has_grown(&self, times: usize) -> bool {
+        self.used() >= times * self.threads * SMALL_EXTENTS * EXTENT_BYTES
+    }
+
+    /// Has a huge page made of small ones. Says whether one was made.
+    pub fn mend(&self) -> bool {
+        // Of what is in use some pages have never been written, in a cache of which little
+        // is used most.
+        self.has_grown(4) && has_huge_pages() && (self.extents.mend() || self.pages.mend())
     }
 
     /// Counts `cost` as taken, if the limit allows it; if need be spare memory goes back

@@ -9,20 +9,25 @@
 //! A huge page is resident as a whole from the first byte on, and counts as taken so. What
 //! goes back goes by small pages, so that the bound on all memory is as exact as without
 //! huge ones: a huge page of which a part has gone back consists of small ones from then
-//! on. Where all of it has gone back it can be taken as a huge one again.
+//! on. Where all of it has gone back it can be taken as a huge one again, and where all of
+//! it is in use the system can be asked to make a huge one of it.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use memmap2::{Advice, MmapMut};
 
 use super::runs::Runs;
-use crate::net::memory::{HUGE_BYTES, give_back, take_huge};
+use crate::net::memory::{HUGE_BYTES, give_back, make_huge, take_huge};
 use crate::net::span::Span;
 
 /// Addresses are mapped for so many bytes at a time. The system joins mappings that lie
 /// side by side, and a process may have 65 530.
 const AREA_BYTES: usize = 16 * HUGE_BYTES;
+
+/// Places that are looked at for one of which a huge page can be made.
+const LOOKS_MAX: usize = 64;
 
 /// Pages that nobody uses.
 #[derive(Debug, Default)]
@@ -39,6 +44,10 @@ struct Empty {
     fresh: Vec<Span>,
     /// Used before, or what is left of a fresh one.
     runs: Runs,
+    /// Where there are small pages in the place of a huge one.
+    small: BTreeSet<usize>,
+    /// Those below have been looked at, to make huge pages of them.
+    looked_at: usize,
 }
 
 impl Pool {
@@ -77,14 +86,18 @@ impl Pool {
     pub(super) fn map(&self, bytes: usize, room: usize, after: Option<usize>) -> io::Result<Span> {
         debug_assert!(bytes <= HUGE_BYTES);
         let mut empty = lock(&self.empty);
-        if let Some(span) = empty.runs.take(bytes, room, after) {
-            return Ok(span);
-        }
-        // Behind what is left of the last one.
-        let fresh = empty.fresh()?;
-        empty.runs.add(fresh);
-        let found = empty.runs.take(bytes, room, after);
-        found.ok_or(io::ErrorKind::OutOfMemory.into())
+        let found = match empty.runs.take(bytes, room, after) {
+            Some(found) => found,
+            None => {
+                // Behind what is left of the last one.
+                let fresh = empty.fresh()?;
+                empty.runs.add(fresh);
+                let found = empty.runs.take(bytes, room, after);
+                found.ok_or(io::ErrorKind::OutOfMemory)?
+            }
+        };
+        empty.note_small(&found);
+        Ok(found)
     }
 
     /// Takes a huge page, all of which is spare then. It does not if more than `ragged_max`
@@ -96,6 +109,7 @@ impl Pool {
             None if empty.runs.bytes() > ragged_max => return Ok(false),
             None => (empty.fresh()?, true),
         };
+        empty.small.remove(&huge.address());
         drop(empty);
         take_huge(&mut huge, is_fresh);
         lock(&self.spare).add(huge);
@@ -108,11 +122,39 @@ impl Pool {
     ///
     /// The pages, if the system does not take them, because they are locked.
     pub(super) fn empty(&self, mut span: Span) -> Result<(), Span> {
+        // Not while a huge page is made of it.
+        let mut empty = lock(&self.empty);
         if !give_back(&mut span) {
             return Err(span);
         }
-        lock(&self.empty).runs.add(span);
+        empty.note_small(&span);
+        empty.runs.add(span);
         Ok(())
+    }
+
+    /// Has the system make one huge page of small ones. Says whether it did. Few places are
+    /// looked at.
+    pub(super) fn mend(&self) -> bool {
+        let mut empty = lock(&self.empty);
+        for _ in 0..LOOKS_MAX {
+            let from = empty.looked_at;
+            let next = empty.small.range(from..).next().or(empty.small.first());
+            let Some(&start) = next else {
+                return false;
+            };
+            empty.looked_at = start + HUGE_BYTES;
+            match empty.runs.overlap(start, HUGE_BYTES) {
+                0 if make_huge(start) => {
+                    empty.small.remove(&start);
+                    return true;
+                }
+                0 => return false,
+                // It can be taken as one.
+                HUGE_BYTES => _ = empty.small.remove(&start),
+                _ => {}
+            }
+        }
+        false
     }
 
     /// Gives all addresses back to the system behind which there is no memory, as far as
@@ -123,6 +165,13 @@ impl Pool {
 }
 
 impl Empty {
+    /// Notes that there is no huge page any more where these pages are.
+    fn note_small(&mut self, span: &Span) {
+        let end = span.address() + span.len();
+        let first = span.address() / HUGE_BYTES * HUGE_BYTES;
+        self.small.extend((first..end).step_by(HUGE_BYTES));
+    }
+
     /// Addresses of a huge page that have never been used.
     fn fresh(&mut self) -> io::Result<Span> {
         if self.fresh.is_empty() {
@@ -184,6 +233,28 @@ mod tests {
         let whole = pool.take(HUGE_BYTES, HUGE_BYTES, None).unwrap();
         assert_eq!(whole.address(), start);
         assert!(whole.iter().all(|&byte| byte == 0));
+    }
+
+    #[test]
+    fn a_huge_page_is_made_of_small_ones_that_are_all_in_use() {
+        let pool = Pool::default();
+        assert!(!pool.mend());
+        let mut all: Vec<_> = (0..8)
+            .map(|_| pool.map(BYTES, BYTES, None).unwrap())
+            .collect();
+        for (span, number) in all.iter_mut().zip(1..) {
+            span.fill(number);
+        }
+        let taken = all.pop().unwrap();
+        pool.empty(taken).unwrap();
+        assert!(!pool.mend(), "a part of it has gone back");
+        all.push(pool.map(BYTES, BYTES, None).unwrap());
+        // Only some systems do so.
+        let is_made = pool.mend();
+        for (span, number) in all.iter().zip((1..8).chain([0])) {
+            assert!(span.iter().all(|&byte| byte == number));
+        }
+        assert!(!is_made || !pool.mend(), "once is enough");
     }
 
     #[test]

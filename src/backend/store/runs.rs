@@ -84,6 +84,15 @@ impl Runs {
         Some(taken)
     }
 
+    /// Bytes of the `len` from `start` on that belong to the last run among them.
+    pub(super) fn overlap(&self, start: usize, len: usize) -> usize {
+        let last = self.by_start.range(..start + len).next_back();
+        last.map_or(0, |(&run, span)| {
+            let end = (run + span.len()).min(start + len);
+            end.saturating_sub(run.max(start))
+        })
+    }
+
     /// Takes the first `bytes` of the run that begins at `start`.
     fn take_at(&mut self, start: usize, bytes: usize) -> Option<Span> {
         let (taken, rest) = self.remove(start)?.split_at(bytes);
@@ -165,6 +174,21 @@ mod tests {
         assert_eq!(left(1 << 12, 99 << 12), [3, 7, 19]);
         assert_eq!(left(1 << 12, 1 << 12), [2, 7, 19]);
         assert_eq!(left(20 << 12, 99 << 12), [2, 7, 19]);
+    }
+
+    #[test]
+    fn it_is_known_where_runs_lie() {
+        let mut runs = Runs::default();
+        let (first, rest) = span(9 << 12).split_at(3 << 12);
+        let (second, third) = rest.split_at(3 << 12);
+        let [start, middle, end] = [&first, &second, &third].map(Span::address);
+        runs.add(second);
+        assert_eq!(runs.overlap(start, 3 << 12), 0);
+        assert_eq!(runs.overlap(start, 4 << 12), 1 << 12);
+        assert_eq!(runs.overlap(middle, 3 << 12), 3 << 12);
+        assert_eq!(runs.overlap(middle + 4096, 9 << 12), 2 << 12);
+        assert_eq!(runs.overlap(end, 3 << 12), 0);
+        drop((first, third));
     }
 
     #[test]
