@@ -62,8 +62,22 @@ pub fn read_i32(word: &[u8]) -> Option<i32> {
     i32::try_from(value).ok()
 }
 
+/// White space as C knows it.
+#[inline]
+fn is_space(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t' | b'\n' | 0x0b | 0x0c | b'\r')
+}
+
+/// What follows the white space at the start, which C passes over before it reads a
+/// number.
+pub fn skip_space(text: &[u8]) -> &[u8] {
+    let start = text.iter().position(|&byte| !is_space(byte));
+    text.get(start.unwrap_or(text.len())..).unwrap_or_default()
+}
+
 /// Sign and digits as C's `strtoul` takes them: the number's size may not pass
-/// 64 bits, and after the digits comes white space or the end of the word.
+/// 64 bits, and after the digits comes white space, the end of the word, or a zero,
+/// which is where C sees an end.
 #[inline]
 fn c_number(word: &[u8]) -> Option<(bool, u64)> {
     let (negative, rest) = match word.split_first() {
@@ -80,10 +94,8 @@ fn c_number(word: &[u8]) -> Option<(bool, u64)> {
         return None;
     }
     match tail.first() {
-        None | Some(b'\t' | 0x0b | 0x0c | b'\r' | b'\n' | b' ') => {
-            Some((negative, digits(number)?))
-        }
-        Some(_) => None,
+        Some(&byte) if byte != 0 && !is_space(byte) => None,
+        _ => Some((negative, digits(number)?)),
     }
 }
 
@@ -102,12 +114,9 @@ pub fn read_flags(word: &[u8]) -> Option<u32> {
 /// because of its sign is none.
 ///
 /// White space may stand before it, and anything may stand behind it that is set
-/// off by white space.
+/// off by white space or a zero.
 pub fn read_stored(value: &[u8]) -> Option<u64> {
-    let start = value
-        .iter()
-        .position(|byte| !matches!(byte, b' ' | b'\t' | b'\n' | 0x0b | 0x0c | b'\r'))?;
-    let (negative, size) = c_number(value.get(start..)?)?;
+    let (negative, size) = c_number(skip_space(value))?;
     let number = if negative { size.wrapping_neg() } else { size };
     (!negative || number <= i64::MAX.unsigned_abs()).then_some(number)
 }
@@ -203,6 +212,8 @@ mod tests {
         assert_eq!(read_flags(b"18446744073709551616"), None);
         assert_eq!(read_flags(b"5x"), None);
         assert_eq!(read_flags(b"5\tx"), Some(5));
+        assert_eq!(read_flags(b"5\0x"), Some(5));
+        assert_eq!(read_flags(b"\x005"), None);
         assert_eq!(read_flags(b""), None);
         assert_eq!(read_flags(b"-"), None);
     }
@@ -225,6 +236,8 @@ mod tests {
         assert_eq!(read_stored(b"12 apples"), Some(12));
         assert_eq!(read_stored(b"18446744073709551615"), Some(u64::MAX));
         assert_eq!(read_stored(b"18446744073709551616"), None);
+        assert_eq!(read_stored(b"12\0apples"), Some(12));
+        assert_eq!(read_stored(b"\x0012"), None);
         assert_eq!(read_stored(b"12apples"), None);
         assert_eq!(read_stored(b"-1"), None);
         assert_eq!(read_stored(b"   "), None);

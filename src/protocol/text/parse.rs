@@ -12,7 +12,7 @@ use crate::protocol::limits::{
     DATA_BYTES_MAX, KEY_BYTES_MAX, LEADING_BLANKS_MAX, LINE_BYTES_MAX, LINE_WORDS_MAX, Limits,
 };
 use crate::protocol::meta;
-use crate::protocol::number::{read_exptime, read_flags, read_i32, read_u64};
+use crate::protocol::number::{read_exptime, read_flags, read_i32, read_u64, skip_space};
 use crate::protocol::request::{
     Admin, AdminVerb, Change, ChangeVerb, Cut, Keys, Replaced, Request, Retrieve, RetrieveVerb,
     Store, StoreVerb, Wire, Words,
@@ -315,8 +315,10 @@ fn store<'a>(
     limits: &Limits,
 ) -> Cut<'a> {
     let mut words = Words::new(args);
+    let (key, from_flags) = (words.next(), words.rest());
+    let (flags, from_exptime) = (words.next(), words.rest());
     let (Some(key), Some(flags), Some(exptime), Some(length)) =
-        (words.next(), words.next(), words.next(), words.next())
+        (key, flags, words.next(), words.next())
     else {
         return refuse(Error::BadFormat, whole.len());
     };
@@ -336,9 +338,11 @@ fn store<'a>(
         swallow: length.saturating_add(2),
         replaced,
     };
-    let (Some(flags), Some(exptime), Some(Some(cas))) =
-        (read_flags(flags), read_exptime(exptime), cas)
-    else {
+    // memcached has C read these two where they begin in the line, so that what is
+    // white space but no blank is passed over, to the next word if need be.
+    let flags = read_flags(flags).or_else(|| read_flags(skip_space(from_flags)));
+    let exptime = read_exptime(exptime).or_else(|| read_exptime(skip_space(from_exptime)));
+    let (Some(flags), Some(exptime), Some(Some(cas))) = (flags, exptime, cas) else {
         return refused(Error::BadFormat, None);
     };
     if key.len() > KEY_BYTES_MAX {

@@ -107,6 +107,28 @@ fn errors_before_the_length_leave_the_block_to_be_read_as_commands() {
 }
 
 #[test]
+fn flags_and_exptime_are_read_from_where_they_begin_in_the_line() {
+    let stored = |line: &[u8]| {
+        let line = [line, b" 1\r\nx\r\n"].concat();
+        let Request::Store(store) = one(&line) else {
+            panic!();
+        };
+        assert_eq!(bytes(store.wire), line);
+        (store.flags, store.exptime)
+    };
+    assert_eq!(stored(b"set k \t5 \x0b\x0c6"), (5, 6));
+    assert_eq!(stored(b"set k \r5 0"), (5, 0));
+    // To the next word, if there is nothing else in this one.
+    assert_eq!(stored(b"set k \t 7"), (7, 7));
+    assert_eq!(stored(b"set k 0 \t"), (0, 1));
+    assert_eq!(stored(b"set k 5\0x 6\0"), (5, 6));
+    let bad = Error::BadFormat;
+    assert_eq!(refused(b"set k \0 0 1\r\n"), (bad, true, 13, 3));
+    assert_eq!(refused(b"set k \tx 0 1\r\n"), (bad, true, 14, 3));
+    assert_eq!(refused(b"set k - 5 1\r\n"), (bad, true, 13, 3));
+}
+
+#[test]
 fn errors_after_the_length_swallow_the_block() {
     let bad = Error::BadFormat;
     assert_eq!(refused(b"set k x 0 5\r\n"), (bad, true, 13, 7));
