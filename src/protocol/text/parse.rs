@@ -154,7 +154,12 @@ fn rare<'a>(line: &'a [u8], whole: &[u8]) -> Cut<'a> {
             if last.starts_with(b"HTTP/") {
                 return Cut::Close;
             }
-            return refuse_unless(is_noreply(words.rest()), Error::UnknownCommand, whole.len());
+            // The name is a word like any other here, and can be the last one.
+            let silent = match words.rest() {
+                args if Words::new(args).next().is_some() => is_noreply(args),
+                _ => is_noreply(line),
+            };
+            return refuse_unless(silent, Error::UnknownCommand, whole.len());
         }
     };
     let args = words.rest();

@@ -175,6 +175,10 @@ fn lines_memcached_does_not_know() {
         refused(b"frob noreply\r\n"),
         (Error::UnknownCommand, false, 14, 0)
     );
+    for line in [&b"noreply\r\n"[..], b"  noreply \r\n"] {
+        assert_eq!(refused(line), (Error::UnknownCommand, false, line.len(), 0));
+    }
+    assert!(refused(b"xnoreply\r\n").1);
     assert_eq!(refused(b" get k\r\n"), (Error::UnknownCommand, true, 8, 0));
     assert!(matches!(cut_all(b"POST / HTTP/1.1\r\n"), Cut::Close));
 }
