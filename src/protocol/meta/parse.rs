@@ -232,7 +232,10 @@ fn read_flags(meta: &mut Meta<'_>) -> Result<Option<u8>, Error> {
                 // The one mistake that does not name itself.
                 None => mistake = mistake.or(Some(Error::BadFormat)),
             },
-            b'M' => mode = Some(argument.first().copied().unwrap_or(b' ')),
+            // A zero is what memcached has where there is no such flag.
+            b'M' => {
+                mode = Some(argument.first().copied().unwrap_or(b' ')).filter(|&mode| mode != 0);
+            }
             b'O' => meta.opaque = word,
             b'l' | b'P' | b'L' | b'k' | b's' | b't' | b'c' | b'f' | b'v' | b'h' | b'u' | b'q'
             | b'x' | b'I' => {}
@@ -322,6 +325,8 @@ mod tests {
         assert_eq!(got.opaque, b"Oab");
         let got = meta(b"ma k MD J5 D9\r\n");
         assert_eq!((got.mode, got.initial, got.delta), (Mode::Decr, 5, 9));
+        assert_eq!(meta(b"ma k M\0\r\n").mode, Mode::Incr);
+        assert_eq!(meta(b"ms k 2 M\0\r\nhi\r\n").mode, Mode::Set);
         let got = meta(b"ms k 2 F5 MA\r\nhi\r\n");
         assert_eq!(
             (got.mode, got.client_flags, got.value),
