@@ -11,6 +11,7 @@ const LIMITS: Limits = Limits {
     value_bytes_max: 100,
     announce_bytes_min: usize::MAX,
     line_bytes_max: 0,
+    opaque_bytes_max: 0,
 };
 
 /// What a session makes of `stream` when it arrives in pieces of the given sizes.

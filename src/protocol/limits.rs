@@ -51,6 +51,9 @@ pub struct Limits {
     /// Longest line of a retrieval command (`get k1 k2 ...`), in bytes; beyond it
     /// the connection is closed.
     pub line_bytes_max: usize,
+    /// Longest opaque of an `ms` whose value is looked at, in bytes: which of two
+    /// mistakes memcached tells depends on whether the value is too large.
+    pub opaque_bytes_max: usize,
 }
 
 impl Default for Limits {
@@ -59,6 +62,7 @@ impl Default for Limits {
             value_bytes_max: VALUE_BYTES_MAX,
             announce_bytes_min: usize::MAX,
             line_bytes_max: RETRIEVAL_LINE_BYTES_MAX,
+            opaque_bytes_max: OPAQUE_BYTES_MAX,
         }
     }
 }

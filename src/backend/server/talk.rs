@@ -215,13 +215,16 @@ impl Talk {
                 replaced,
             } => {
                 let line = rest.get(..len).unwrap_or_default();
-                if !(error == Error::UnknownCommand && reading.command_of_tests(line)) {
-                    if error == Error::TooLarge {
-                        reading.note_too_large(line);
-                    }
-                    reading.refuse(error, silent, replaced);
-                }
                 self.swallow = swallow;
+                if error == Error::UnknownCommand && reading.command_of_tests(line)
+                    || error == Error::OpaqueTooLong && reading.refuse_too_large(line)
+                {
+                    return Step::Used(len);
+                }
+                if error == Error::TooLarge {
+                    reading.note_too_large(line);
+                }
+                reading.refuse(error, silent, replaced);
                 Step::Used(len)
             }
             Cut::More { need } => Step::More {
@@ -489,11 +492,28 @@ impl Reading<'_, '_> {
         }
     }
 
+    /// Refuses an `ms` whose opaque is too long for its value instead, if that is too
+    /// large for its key: memcached looks at that first, and what the key held goes.
+    /// Says whether it did.
+    fn refuse_too_large(&mut self, line: &[u8]) -> bool {
+        let announced = text::cut(line, 0, &self.limits_of_any_value());
+        if let Cut::Announced {
+            request, value_len, ..
+        } = announced
+            && !execute::fits(&self.shared.store, &request, value_len)
+        {
+            self.execute_with(&request, Err(Refused::TooLarge));
+            return true;
+        }
+        false
+    }
+
     /// Bounds within which every value is announced.
     pub(super) fn limits_of_any_value(&self) -> Limits {
         Limits {
             value_bytes_max: usize::MAX,
             announce_bytes_min: 0,
+            opaque_bytes_max: usize::MAX,
             ..self.limits
         }
     }

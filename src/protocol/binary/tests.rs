@@ -20,6 +20,7 @@ const LIMITS: Limits = Limits {
     value_bytes_max: 300,
     announce_bytes_min: usize::MAX,
     line_bytes_max: 0,
+    opaque_bytes_max: 0,
 };
 
 /// What a request of any opcode may hold, to be cut down to what it may.

@@ -73,7 +73,7 @@ pub(in crate::protocol) fn with_data<'a>(
         };
         return refuse(Error::TooLarge, whole.len(), swallow, Some(replaced));
     }
-    if meta.opaque.len() > OPAQUE_BYTES_MAX {
+    if meta.opaque.len() > limits.opaque_bytes_max {
         return refuse(Error::OpaqueTooLong, whole.len(), swallow, None);
     }
     match block(after, length) {
