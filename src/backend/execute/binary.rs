@@ -3,11 +3,13 @@
 //! What is about items; statistics, and what ends a connection, is the server's.
 
 use super::text::{touched, write_bytes};
-use super::{Held, admit, delete, note_refused, unsigned_expiry, value_bytes_max};
+use super::{
+    Held, admit, delete, note_refused, number_bytes_max, unsigned_expiry, value_bytes_max,
+};
 use crate::backend::sink::Sink;
 use crate::backend::store::{
-    At, Count, Counted, Found, Full, LEND_BYTES_MIN, Mode, Put, Shard, State, Store, StoreChange,
-    Stored, Tag, Value,
+    At, Count, Counted, Found, Full, LEND_BYTES_MIN, Longest, Mode, Put, Shard, State, Store,
+    StoreChange, Stored, Tag, Value,
 };
 use crate::backend::watch::{How, Removed};
 use crate::protocol::binary::request::NO_VIVIFY;
@@ -256,7 +258,7 @@ impl Asked<'_> {
             vivify: false,
             cas: None,
             value,
-            value_bytes_max: value_bytes_max(store, self.key().len(), flags),
+            value_bytes_max: value_bytes_max(store, self.key().len()),
         };
         store.write(store.home(self.key()), self.now, |shard, tag| {
             shard.store(tag, &change, self.now)
@@ -290,8 +292,9 @@ impl Asked<'_> {
 /// Counting.
 impl Asked<'_> {
     fn count(&self, store: &Store, out: &mut Vec<u8>) -> bool {
+        let longest = number_bytes_max(store, self.key().len());
         let counted = store.write(store.home(self.key()), self.now, |shard, tag| {
-            self.count_in(shard, tag)
+            self.count_in(shard, tag, longest)
         });
         match counted {
             Ok(Ok((number, cas))) => {
@@ -311,7 +314,12 @@ impl Asked<'_> {
     }
 
     /// The number now, and the item's cas id.
-    fn count_in(&self, shard: &mut Shard, tag: Tag) -> Result<Result<(u64, u64), Status>, Full> {
+    fn count_in(
+        &self,
+        shard: &mut Shard,
+        tag: Tag,
+        longest: Longest,
+    ) -> Result<Result<(u64, u64), Status>, Full> {
         let Extras::Count {
             delta,
             initial,
@@ -328,6 +336,7 @@ impl Asked<'_> {
             compare: self.request.cas,
             cas: None,
             exptime: None,
+            value_bytes_max: longest,
         };
         Ok(match shard.count(tag, &count, self.now)? {
             Counted::Done { number, cas, .. } => Ok((number, cas)),

@@ -4,12 +4,13 @@ use std::io::Write as _;
 
 use super::text::{NOT_A_NUMBER, to_u64, write_data};
 use super::{
-    Held, OUT_OF_MEMORY, TOO_LARGE, admit, delete, expiry, line, note_refused, remaining,
-    value_bytes_max,
+    Held, OUT_OF_MEMORY, TOO_LARGE, admit, delete, expiry, line, note_refused, number_bytes_max,
+    remaining, value_bytes_max,
 };
 use crate::backend::sink::Sink;
 use crate::backend::store::{
-    At, Count, Counted, Full, Mode, Put, Shard, State, Store, StoreChange, Stored, Tag, Value,
+    At, Count, Counted, Full, Longest, Mode, Put, Shard, State, Store, StoreChange, Stored, Tag,
+    Value,
 };
 use crate::backend::watch::{How, Removed};
 use crate::protocol::Error;
@@ -348,7 +349,7 @@ impl Asked<'_> {
             // memcached takes 0 for none, here and nowhere else.
             cas: request.new_cas.filter(|&cas| cas != 0),
             value,
-            value_bytes_max: value_bytes_max(store, self.key.len(), request.client_flags),
+            value_bytes_max: value_bytes_max(store, self.key.len()),
         };
         store.write(store.home(self.key), self.now, |shard, tag| {
             shard.store(tag, &change, self.now)
@@ -429,8 +430,9 @@ impl Asked<'_> {
 /// `ma`.
 impl Asked<'_> {
     fn count(&self, store: &Store, out: &mut Vec<u8>) -> Outcome {
+        let longest = number_bytes_max(store, self.key.len());
         let counted = store.write(store.home(self.key), self.now, |shard, tag| {
-            self.count_in(shard, tag)
+            self.count_in(shard, tag, longest)
         });
         match counted {
             Ok(Told::Number(told)) => {
@@ -460,7 +462,7 @@ impl Asked<'_> {
         }
     }
 
-    fn count_in(&self, shard: &mut Shard, tag: Tag) -> Result<Told, Full> {
+    fn count_in(&self, shard: &mut Shard, tag: Tag, longest: Longest) -> Result<Told, Full> {
         let up = self.request.mode != Wanted::Decr;
         let count = Count {
             key: self.key,
@@ -469,6 +471,7 @@ impl Asked<'_> {
             compare: self.request.cas.unwrap_or(0),
             cas: self.request.new_cas,
             exptime: self.exptime(),
+            value_bytes_max: longest,
         };
         Ok(match shard.count(tag, &count, self.now)? {
             Counted::Done {

@@ -9,7 +9,7 @@ mod meta;
 mod text;
 
 use super::sink::Sink;
-use super::store::{DEAD, Full, LARGE_BYTES_MIN, Owned, Store, Value};
+use super::store::{DEAD, Full, LARGE_BYTES_MIN, Longest, Owned, Store, Value};
 use super::watch::{self, Event, How, Kinds, Status};
 use crate::protocol::binary as frame;
 use crate::protocol::meta::ItemKey;
@@ -32,6 +32,10 @@ const ITEM_OVERHEAD_BYTES: usize = 48 + 1 + 2;
 const CAS_BYTES: usize = 8;
 /// Its client flags, if it has any.
 const FLAGS_BYTES: usize = 4;
+
+/// The largest item that memcached keeps in one piece, in bytes; it looks for no number
+/// in larger ones. Source: `slab_chunk_max`, half of a slab page.
+const PIECE_BYTES_MAX: usize = 512 * 1024;
 
 const TOO_LARGE: &str = "SERVER_ERROR object too large for cache";
 const OUT_OF_MEMORY: &str = "SERVER_ERROR out of memory storing object";
@@ -69,7 +73,7 @@ pub enum Refused {
 pub fn limits(store: &Store) -> Limits {
     Limits {
         // The shortest key is of one byte.
-        value_bytes_max: value_bytes_max(store, 1, 0),
+        value_bytes_max: value_bytes_max(store, 1)[0],
         announce_bytes_min: LARGE_BYTES_MIN,
         ..Limits::default()
     }
@@ -197,12 +201,19 @@ fn fits_item(store: &Store, key_len: usize, flags: u32, value_len: usize) -> boo
 }
 
 /// The longest value of an item whose key is so long.
-fn value_bytes_max(store: &Store, key_len: usize, flags: u32) -> usize {
-    let settings = store.settings();
-    let cas = if settings.cas { CAS_BYTES } else { 0 };
-    let flags = if flags == 0 { 0 } else { FLAGS_BYTES };
-    let overhead = ITEM_OVERHEAD_BYTES + cas + flags + key_len;
-    settings.item_bytes_max.saturating_sub(overhead)
+fn value_bytes_max(store: &Store, key_len: usize) -> Longest {
+    longest_within(store, store.settings().item_bytes_max, key_len)
+}
+
+/// As [`value_bytes_max`], of one that may be a number.
+fn number_bytes_max(store: &Store, key_len: usize) -> Longest {
+    longest_within(store, PIECE_BYTES_MAX, key_len)
+}
+
+fn longest_within(store: &Store, item_bytes_max: usize, key_len: usize) -> Longest {
+    let cas = if store.settings().cas { CAS_BYTES } else { 0 };
+    let overhead = ITEM_OVERHEAD_BYTES + cas + key_len;
+    [0, FLAGS_BYTES].map(|flags| item_bytes_max.saturating_sub(overhead + flags))
 }
 
 /// Why a value is refused before it is looked at what it is for.

@@ -99,6 +99,65 @@ fn numbers_are_counted_as_memcached_counts_them() {
     );
 }
 
+/// A value of so many bytes, filled with blanks.
+fn padded(start: &str, len: usize) -> String {
+    format!("{start}{}", " ".repeat(len - start.len()))
+}
+
+#[test]
+fn a_number_may_begin_a_large_value() {
+    let store = store();
+    let not_a_number = format!("{}\r\n", super::text::NOT_A_NUMBER);
+    // What memcached keeps in one piece, with its own 48 + 8 bytes, key and line end.
+    const LONGEST: usize = (512 << 10) - 48 - 8 - 2 - 2;
+    for len in [LARGE_BYTES_MIN - 1, LARGE_BYTES_MIN, 100_000, LONGEST] {
+        // The number may lie anywhere, as long as blanks stand before it.
+        for blanks in [0, len / 2] {
+            let value = padded(&format!("{}9 x", " ".repeat(blanks)), len);
+            say(&store, format!("set n 0 0 {len}\r\n{value}\r\n"));
+            assert_eq!(say(&store, "ma n C1\r\n"), "EX\r\n");
+            assert_eq!(
+                say(&store, "incr n 1\r\nma n MD D8 v\r\n"),
+                "10\r\nVA 1\r\n2\r\n"
+            );
+            let told = say(&store, "get n\r\n");
+            let value = padded("2", len);
+            assert!(told == format!("VALUE n 0 {len}\r\n{value}\r\nEND\r\n"));
+        }
+    }
+    for (flags, len) in [(0, LONGEST + 1), (5, LONGEST - 3)] {
+        let value = padded("9", len);
+        say(&store, format!("set n {flags} 0 {len}\r\n{value}\r\n"));
+        assert_eq!(say(&store, "incr n 1\r\n"), not_a_number);
+        assert_eq!(say(&store, "ma n C1\r\n"), not_a_number);
+    }
+}
+
+#[test]
+fn what_is_added_must_fit_beside_the_flags_that_an_item_has() {
+    let store = store();
+    // With memcached's own 48 + 8 bytes, key and line end.
+    const LONGEST: usize = (1 << 20) - 48 - 8 - 2 - 2;
+    for (flags, longest, others) in [(0, LONGEST, 5), (5, LONGEST - 4, 0)] {
+        let value = "x".repeat(longest - 10);
+        let set = format!("set k {flags} 0 {}\r\n{value}\r\n", value.len());
+        for (requests, stored, refused) in [
+            (format!("append k {others} 0"), "STORED", "NOT_STORED"),
+            (format!("ms k MA F{others}"), "HD", "NS"),
+        ] {
+            for (len, expected) in [(10, stored), (11, refused)] {
+                say(&store, &set);
+                let line = match requests.strip_prefix("ms k") {
+                    Some(words) => format!("ms k {len}{words}"),
+                    None => format!("{requests} {len}"),
+                };
+                let told = say(&store, format!("{line}\r\n{:<len$}\r\n", ""));
+                assert_eq!(told, format!("{expected}\r\n"), "{line}");
+            }
+        }
+    }
+}
+
 #[test]
 fn items_expire() {
     let store = store();

@@ -1,7 +1,8 @@
 //! The classic dialect.
 
 use super::{
-    Held, OUT_OF_MEMORY, TOO_LARGE, admit, delete, expiry, line, note_refused, value_bytes_max,
+    Held, OUT_OF_MEMORY, TOO_LARGE, admit, delete, expiry, line, note_refused, number_bytes_max,
+    value_bytes_max,
 };
 use crate::backend::sink::Sink;
 use crate::backend::store::{
@@ -237,7 +238,7 @@ fn store_value(
         vivify: false,
         cas: None,
         value,
-        value_bytes_max: value_bytes_max(store, request.key.len(), request.flags),
+        value_bytes_max: value_bytes_max(store, request.key.len()),
     };
     store.write(store.home(request.key), now, |shard, tag| {
         shard.store(tag, &change, now)
@@ -315,6 +316,7 @@ fn count(
         compare: 0,
         cas: None,
         exptime: None,
+        value_bytes_max: number_bytes_max(store, key.len()),
     };
     let counted = store.write(store.home(key), now, |shard, tag| {
         let counted = shard.count(tag, &change, now)?;

@@ -3,9 +3,18 @@
 use super::hash::Tag;
 use super::item::State;
 use super::memory::LARGE_BYTES_MIN;
-use super::shard::{At, Full, Put, Shard, Value};
+use super::shard::{At, Found, Full, Put, Shard, Value};
 use super::value::Owned;
 use crate::protocol::number::{Decimal, read_stored};
+
+/// The longest value of an item without client flags, in bytes, and of one that has
+/// some, which in memcached take of its room.
+pub type Longest = [usize; 2];
+
+/// The longest value of an item with these flags.
+fn longest([without, with]: Longest, flags: u32) -> usize {
+    if flags == 0 { without } else { with }
+}
 
 /// How a value is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,8 +57,8 @@ pub struct Store<'a> {
     pub cas: Option<u64>,
     /// The value, or what is added to it.
     pub value: Value<'a>,
-    /// The longest value there may be, in bytes.
-    pub value_bytes_max: usize,
+    /// The longest value there may be.
+    pub value_bytes_max: Longest,
 }
 
 /// What became of a [`Store`].
@@ -85,6 +94,8 @@ pub struct Count<'a> {
     pub cas: Option<u64>,
     /// When the item expires from now on; `None` as before.
     pub exptime: Option<u32>,
+    /// The longest value in which a number is looked for.
+    pub value_bytes_max: Longest,
 }
 
 /// What became of a [`Count`].
@@ -125,6 +136,16 @@ fn as_put<'a>(store: &Store<'a>) -> Put<'a> {
 /// Whether an item may be changed by one who expects a cas id.
 fn fits(compare: u64, cas: u64) -> bool {
     compare == 0 || compare == cas
+}
+
+/// The number that the value of an item begins with, if it does.
+fn number_in(found: &Found<'_>) -> Option<u64> {
+    let tail = found.item.tail();
+    if found.large.is_none() {
+        return read_stored(tail);
+    }
+    let pieces: Vec<&[u8]> = found.parts().chain([tail]).collect();
+    read_stored(&pieces.concat())
 }
 
 impl Shard {
@@ -208,7 +229,8 @@ impl Shard {
     fn extend(&mut self, tag: Tag, old: At, store: &Store<'_>, now: u32) -> Result<Stored, Full> {
         let found = self.get(old);
         let added = store.value.len();
-        if found.value_len() + added > store.value_bytes_max {
+        // The item keeps its flags, whatever those of the request are.
+        if found.value_len() + added > longest(store.value_bytes_max, found.item.flags()) {
             return Ok(Stored::NotStored);
         }
         let new = store.value;
@@ -256,13 +278,14 @@ impl Shard {
         };
         let found = self.get(old);
         let item = found.item;
-        if found.large.is_some() || item.tail().is_empty() {
+        let before = found.value_len();
+        if before == 0 || before > longest(count.value_bytes_max, item.flags()) {
             return Ok(Counted::NotANumber);
         }
         if !fits(count.compare, item.cas()) {
             return Ok(Counted::Exists);
         }
-        let Some(number) = read_stored(item.tail()) else {
+        let Some(number) = number_in(&found) else {
             return Ok(Counted::NotANumber);
         };
         let number = if count.up {
@@ -273,8 +296,16 @@ impl Shard {
         let digits = Decimal::new(number);
         // A number that gets shorter keeps its room, filled with blanks; one that
         // gets longer is a new item, as in memcached, and forgets what it was.
-        let (len, before) = (digits.as_bytes().len(), item.tail().len());
+        let len = digits.as_bytes().len();
         let blanks = vec![b' '; before.saturating_sub(len)];
+        let tail = [digits.as_bytes(), &blanks];
+        let owned;
+        let value = if before < LARGE_BYTES_MIN {
+            Value { large: None, tail }
+        } else {
+            owned = Owned::gather(&self.memory, &tail)?;
+            owned.as_value()
+        };
         let state = if len <= before {
             item.word().state()
         } else {
@@ -286,10 +317,7 @@ impl Shard {
             exptime: count.exptime.unwrap_or(item.exptime()),
             cas: count.cas,
             state,
-            value: Value {
-                large: None,
-                tail: [digits.as_bytes(), &blanks],
-            },
+            value,
         };
         let exptime = item.exptime();
         let at = self.put(tag, Some(old), &put, now)?;

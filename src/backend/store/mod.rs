@@ -28,7 +28,7 @@ use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-pub use change::{Count, Counted, Mode, Store as StoreChange, Stored};
+pub use change::{Count, Counted, Longest, Mode, Store as StoreChange, Stored};
 pub use counters::Counters;
 pub use hash::Tag;
 pub use item::{DEAD, State, UNIT};

@@ -332,7 +332,7 @@ impl Tested {
                 vivify: false,
                 cas: None,
                 value: owned.as_value(),
-                value_bytes_max: 200_000,
+                value_bytes_max: [200_000; 2],
             };
             shard.store(tag, &store, now)
         });
@@ -379,16 +379,13 @@ impl Tested {
                 compare: 0,
                 cas: None,
                 exptime: None,
+                value_bytes_max: [200_000; 2],
             };
             shard.count(tag, &count, now)
         });
         let number = before.as_ref().and_then(|known| {
             let text = String::from_utf8_lossy(&known.value).into_owned();
-            text.split(' ')
-                .next()?
-                .parse::<u64>()
-                .ok()
-                .filter(|_| known.value.len() < LARGE_BYTES_MIN)
+            text.split(' ').next()?.parse::<u64>().ok()
         });
         match counted {
             Some(Counted::Done {
