@@ -128,11 +128,16 @@ pub fn unix_micros() -> u64 {
 /// Seconds since the Unix epoch, but counted from the first moment by the clock
 /// that is never set: it does not jump, and does not run backwards.
 pub fn steady_unix_seconds() -> u64 {
+    first_unix_second().saturating_add(now().as_micros() / 1_000_000)
+}
+
+/// The second of the first moment, since the Unix epoch.
+pub fn first_unix_second() -> u64 {
     static FIRST: LazyLock<u64> = LazyLock::new(|| {
         let passed = now().as_micros() / 1_000_000;
         unix_seconds().saturating_sub(passed)
     });
-    (*FIRST).saturating_add(now().as_micros() / 1_000_000)
+    *FIRST
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Commands that are not about a key, as far as the store alone can answer them.
 
-use super::line;
+use super::{flush_at, line};
 use crate::backend::store::Store;
 use crate::protocol::Error;
 use crate::protocol::number::read_u32;
@@ -27,7 +27,9 @@ pub fn execute(store: &Store, admin: &Admin<'_>, now: u32, out: &mut Vec<u8>) ->
     match verb {
         AdminVerb::FlushAll => match flush_delay(args, noreply) {
             Ok(delay) => {
-                flush(store, delay.unwrap_or(0), now);
+                // One that is negative has passed.
+                let delay = delay.and_then(|delay| u32::try_from(delay).ok());
+                flush_at(store, delay.unwrap_or(0), now);
                 say(out, noreply, "OK")
             }
             Err(error) => refuse(out, noreply, &error.to_string()),
@@ -38,12 +40,6 @@ pub fn execute(store: &Store, admin: &Admin<'_>, now: u32, out: &mut Vec<u8>) ->
         },
         _ => refuse(out, noreply, &Error::UnknownCommand.to_string()),
     }
-}
-
-/// Drops everything, after `delay` seconds or at that Unix time.
-pub(super) fn flush(store: &Store, delay: i32, now: u32) {
-    let at = super::expiry(delay, now);
-    store.flush((at > now).then_some(at), now);
 }
 
 fn say(out: &mut Vec<u8>, noreply: bool, text: &str) -> Outcome {

@@ -11,6 +11,7 @@ mod text;
 use super::sink::Sink;
 use super::store::{DEAD, Full, LARGE_BYTES_MIN, Longest, Owned, Store, Value};
 use super::watch::{self, Event, How, Kinds, Status};
+use crate::clock;
 use crate::protocol::binary as frame;
 use crate::protocol::meta::ItemKey;
 use crate::protocol::reply::Outcome;
@@ -136,10 +137,28 @@ pub fn execute_binary(
     binary::execute(store, request, &value, now, out)
 }
 
-/// Drops everything, now or after so many seconds or at that Unix time.
+/// Drops everything, now, or after so many seconds or at that Unix time; as in memcached
+/// a second sooner than that, and what is stored within that second too.
 pub fn flush_at(store: &Store, exptime: u32, now: u32) {
-    let at = unsigned_expiry(exptime, now);
-    store.flush((at > now).then_some(at), now);
+    let at = match exptime {
+        0 => None,
+        relative if relative <= EXPTIME_RELATIVE_MAX => Some(now.saturating_add(relative - 1)),
+        future if future > now => Some(future - 1),
+        past if past < first_second() => Some(NEVER),
+        _ => None,
+    };
+    store.flush(at, now);
+}
+
+/// A second that does not come: who drops everything then drops nothing, and not at the
+/// one named before either.
+const NEVER: u32 = u32::MAX;
+
+/// Where time begins for memcached: a minute before it is started. There was nothing to
+/// drop before it.
+fn first_second() -> u32 {
+    let first = clock::first_unix_second().saturating_sub(60);
+    u32::try_from(first).unwrap_or(u32::MAX)
 }
 
 /// Whether the value that a request of the binary dialect announces may be so long.

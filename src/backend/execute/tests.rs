@@ -193,16 +193,55 @@ fn everything_goes_when_it_is_flushed() {
     assert_eq!(say(&store, "flush_all\r\nget a\r\n"), "OK\r\nEND\r\n");
     assert_eq!(store.totals().items, 0);
     say(&store, "set a 0 0 1\r\na\r\n");
-    assert_eq!(say(&store, "flush_all 10\r\n"), "OK\r\n");
-    assert_eq!(
-        say_at(&store, NOW + 9, "get a\r\n"),
-        "VALUE a 0 1\r\na\r\nEND\r\n"
-    );
-    assert_eq!(say_at(&store, NOW + 10, "get a\r\n"), "END\r\n");
     assert_eq!(
         say(&store, "flush_all x\r\n"),
         "CLIENT_ERROR invalid exptime argument\r\n"
     );
+}
+
+#[test]
+fn a_later_flush_takes_all_of_the_second_before() {
+    let store = store();
+    let hit = "STORED\r\nVALUE a 0 1\r\na\r\nEND\r\n";
+    let set_and_get = "set a 0 0 1\r\na\r\nget a\r\n";
+    for (flush, seconds) in [
+        ("flush_all 1\r\n".to_owned(), 0),
+        ("flush_all 10\r\n".to_owned(), 9),
+        (format!("flush_all {}\r\n", NOW + 10), 9),
+    ] {
+        say(&store, set_and_get);
+        assert_eq!(say(&store, &flush), "OK\r\n");
+        if seconds > 0 {
+            assert_eq!(say_at(&store, NOW + seconds - 1, set_and_get), hit);
+        }
+        assert_eq!(say_at(&store, NOW + seconds, "get a\r\n"), "END\r\n");
+        // Until it is over.
+        for _ in 0..2 {
+            let told = say_at(&store, NOW + seconds, set_and_get);
+            assert_eq!(told, "STORED\r\nEND\r\n", "{flush}");
+        }
+        say_at(&store, NOW + seconds, "add a 0 0 1\r\na\r\n");
+        let later = NOW + seconds + 1;
+        assert_eq!(say_at(&store, later, "get a\r\n"), "END\r\n");
+        assert_eq!(say_at(&store, later, set_and_get), hit);
+    }
+    // One at once puts an end to one that is under way.
+    let told = say(&store, format!("flush_all 1\r\nflush_all\r\n{set_and_get}"));
+    assert_eq!(told, format!("OK\r\nOK\r\n{hit}"));
+}
+
+#[test]
+fn a_flush_for_a_time_before_the_start_takes_nothing() {
+    let store = store();
+    say(&store, "set a 0 0 1\r\na\r\nflush_all 5\r\n");
+    // Not what was to be dropped before either.
+    assert_eq!(say(&store, "flush_all 2592001\r\n"), "OK\r\n");
+    let hit = "VALUE a 0 1\r\na\r\nEND\r\n";
+    assert_eq!(say_at(&store, NOW + 10, "get a\r\n"), hit);
+    // A time that has passed since takes everything.
+    let now = store.now();
+    say_at(&store, now, format!("flush_all {}\r\n", now - 1));
+    assert_eq!(say_at(&store, now, "get a\r\n"), "END\r\n");
 }
 
 #[test]

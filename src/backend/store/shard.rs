@@ -667,19 +667,31 @@ impl Shard {
         self.segments.release(number);
     }
 
-    /// Drops everything at that second, and not at the one named before unless
-    /// that has come.
+    /// Drops everything at that second, with what is stored within it, and not at the
+    /// one named before unless that has come.
     pub fn flush_at(&mut self, at: u32, now: u32) {
         self.flush_if_due(now);
         self.flush_at = Some(at);
+        self.flush_if_due(now);
     }
 
     /// Drops everything if its time has come.
     #[inline]
     pub(super) fn flush_if_due(&mut self, now: u32) {
-        if self.flush_at.is_some_and(|at| at <= now) {
+        if let Some(at) = self.flush_at
+            && at <= now
+        {
+            self.flush_due(at, now);
+        }
+    }
+
+    #[cold]
+    fn flush_due(&mut self, at: u32, now: u32) {
+        if self.items > 0 {
             self.flush();
         }
+        // Until the second is over there can be more.
+        self.flush_at = (at == now).then_some(at);
     }
 
     /// Counts a key that is asked for after it has been dropped, once.

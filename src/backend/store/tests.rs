@@ -199,7 +199,8 @@ impl Tested {
 
     fn flush_if_due(&mut self) {
         if self.flush_at.is_some_and(|at| at <= self.now) {
-            self.flush_at = None;
+            // What is stored within the second goes as well.
+            self.flush_at = self.flush_at.filter(|&at| at == self.now);
             self.model.clear();
         }
     }
@@ -296,6 +297,7 @@ impl Tested {
                 self.flush_if_due();
                 self.flush_at = Some(self.now + seconds);
                 self.shard.flush_at(self.now + seconds, self.now);
+                self.flush_if_due();
             }
         }
     }
