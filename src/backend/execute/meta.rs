@@ -395,10 +395,8 @@ impl Asked<'_> {
                 flags: self.request.client_flags,
                 exptime: self.exptime().unwrap_or(0),
                 cas: self.request.new_cas.or(Some(cas)),
-                state: State {
-                    binary_key: self.has(b'b'),
-                    ..State::default()
-                },
+                // As in memcached it does not remember how its key was told.
+                state: State::default(),
                 value: Value::small(b""),
             };
             at = shard.put(tag, Some(at), &put, self.now)?;

@@ -424,6 +424,8 @@ fn a_meta_delete_may_keep_the_item() {
     );
     assert_eq!(say(&store, "mg k v f t c\r\n"), "VA 0 f1 t9 c5\r\n\r\n");
     assert_eq!(say(&store, "md k q\r\nmg k\r\n"), "EN\r\n");
+    say(&store, "ms Zm9v 1 b\r\na\r\nmd Zm9v b x\r\n");
+    assert_eq!(say(&store, "mg Zm9v b k\r\n"), "HD kfoo\r\n");
 }
 
 #[test]
