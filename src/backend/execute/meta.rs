@@ -125,6 +125,12 @@ fn number(out: &mut Vec<u8>, letter: u8, value: u64) {
     write_u64(out, value);
 }
 
+/// Seconds since an item was last used. Another thread may have used it in a second
+/// that has not come for this one.
+fn idle_seconds(accessed: u32, now: u32) -> u32 {
+    now.saturating_sub(accessed)
+}
+
 fn time_left(out: &mut Vec<u8>, exptime: u32, now: u32) {
     if exptime == 0 {
         out.extend_from_slice(b" t-1");
@@ -256,7 +262,7 @@ impl Asked<'_> {
                 b'l' => number(
                     bytes,
                     b'l',
-                    u64::from(self.now.wrapping_sub(item.accessed())),
+                    u64::from(idle_seconds(item.accessed(), self.now)),
                 ),
                 b'h' => number(bytes, b'h', u64::from(state.fetched)),
                 _ => self.echo(letter, word, state.binary_key, bytes),
@@ -589,7 +595,7 @@ impl Asked<'_> {
             let _ = write!(
                 out,
                 " exp={exp} la={} cas={} fetch={fetched} cls=1 size={}\r\n",
-                self.now.wrapping_sub(item.accessed()),
+                idle_seconds(item.accessed(), self.now),
                 item.cas(),
                 found.cost(),
             );

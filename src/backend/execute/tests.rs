@@ -454,6 +454,10 @@ fn a_meta_debug_tells_all() {
         say_at(&store, NOW + 4, "me k\r\n"),
         "ME k exp=56 la=4 cas=5 fetch=no cls=1 size=24\r\n"
     );
+    // Another thread may have used it in a second that has not come for this one.
+    assert_eq!(say_at(&store, NOW - 1, "mg k u l\r\n"), "HD l0\r\n");
+    let told = say_at(&store, NOW - 1, "me k\r\n");
+    assert!(told.contains(" la=0 "), "{told}");
     assert_eq!(
         say(&store, "me !! b b\r\n"),
         "CLIENT_ERROR bad command line format\r\n"
