@@ -138,6 +138,28 @@ fn who_says_nothing_is_let_go() {
 }
 
 #[test]
+fn a_retrieval_that_ends_in_an_error_is_counted_by_prefix_too() {
+    let server = Peer::backend(&["-D", ":"]);
+    let mut client = client(&server);
+    let value = vec![b'v'; 1_000_000];
+    assert_eq!(client.set("a:k", &value), "STORED");
+    // Sixty-four MiB are too much for one.
+    client.send(format!("gat 0{}\r\n", " a:k".repeat(70)));
+    let (found, end) = client.got_many();
+    assert_eq!(
+        (found.len(), end.as_str()),
+        (68, "SERVER_ERROR out of memory writing get response")
+    );
+    client.send("get a:x a:k b:k\r\n");
+    let (found, end) = client.got_many();
+    assert_eq!((found.len(), end.as_str()), (1, "END"));
+    client.send("stats detail dump\r\n");
+    assert_eq!(client.line(), "PREFIX a get 70 hit 69 set 1 del 0");
+    assert_eq!(client.line(), "PREFIX b get 1 hit 0 set 0 del 0");
+    assert_eq!(client.line(), "END");
+}
+
+#[test]
 fn a_slow_reader_holds_little_memory() {
     let server = Peer::backend(&["-t", "1"]);
     let mut fast = client(&server);

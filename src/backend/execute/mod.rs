@@ -15,7 +15,7 @@ use crate::clock;
 use crate::protocol::binary as frame;
 use crate::protocol::meta::ItemKey;
 use crate::protocol::reply::Outcome;
-use crate::protocol::request::{Replaced, Request};
+use crate::protocol::request::{Replaced, Request, Retrieve};
 use crate::protocol::serve::Serve;
 use crate::protocol::{Error, Limits};
 
@@ -45,7 +45,7 @@ const OUT_OF_MEMORY: &str = "SERVER_ERROR out of memory storing object";
 /// its client wants one.
 pub fn execute(store: &Store, request: &Request<'_>, now: u32, out: &mut impl Sink) -> Outcome {
     match request {
-        Request::Retrieve(retrieve) => text::retrieve(store, retrieve, now, out),
+        Request::Retrieve(request) => text::retrieve(store, request, now, out, |_, _| {}),
         Request::Store(request) => {
             let value = Held::Borrowed(request.value);
             text::store(store, request, value, now, out.bytes())
@@ -56,6 +56,18 @@ pub fn execute(store: &Store, request: &Request<'_>, now: u32, out: &mut impl Si
         }
         Request::Admin(admin) => admin::execute(store, admin, now, out.bytes()),
     }
+}
+
+/// Carries out a retrieval as [`execute`] does, and tells `seen` of each key that was
+/// looked for, and whether it was there.
+pub fn retrieve(
+    store: &Store,
+    request: &Retrieve<'_>,
+    now: u32,
+    out: &mut impl Sink,
+    seen: impl FnMut(&[u8], bool),
+) -> Outcome {
+    text::retrieve(store, request, now, out, seen)
 }
 
 /// Why a value that was announced cannot be stored.

@@ -21,12 +21,14 @@ pub(super) const NOT_A_NUMBER: &str =
 /// million values.
 pub(super) const RETRIEVED_BYTES_MAX: usize = 64 << 20;
 
-/// `get`, `gets`, `gat`, `gats`.
+/// `get`, `gets`, `gat`, `gats`. Tells `seen` of each key that was looked for, and
+/// whether it was there.
 pub(super) fn retrieve(
     store: &store::Store,
     request: &Retrieve<'_>,
     now: u32,
     out: &mut impl Sink,
+    mut seen: impl FnMut(&[u8], bool),
 ) -> Outcome {
     let with_cas = request.verb.with_cas();
     let mut hits = 0u32;
@@ -56,6 +58,7 @@ pub(super) fn retrieve(
             store.read(home, |shard, tag| get(shard, tag, key, now, with_cas, out))
         };
         hits += u32::from(hit);
+        seen(key, hit);
     }
     out.bytes().extend_from_slice(b"END\r\n");
     if hits > 0 {

@@ -18,7 +18,7 @@ use crate::net::inbox::{Batch, Consumed};
 use crate::net::outbox::Writer;
 use crate::net::stream::ReadHalf;
 use crate::protocol::binary::{self, MAGIC_REQUEST};
-use crate::protocol::request::{Cut, Keys, Replaced, Request, Retrieve, Words};
+use crate::protocol::request::{Cut, Replaced, Request, Words};
 use crate::protocol::{Error, Limits, text};
 
 /// What a conversation may look like.
@@ -433,18 +433,8 @@ impl Reading<'_, '_> {
         let store = &self.shared.store;
         match request {
             Request::Retrieve(retrieve) => {
-                const END: &[u8] = b"END\r\n";
-                for (_, key) in retrieve.keys.iter() {
-                    let one = Request::Retrieve(Retrieve {
-                        keys: Keys::one(key),
-                        ..*retrieve
-                    });
-                    let outcome = execute::execute(store, &one, self.now, self.out);
-                    let bytes = self.out.bytes();
-                    bytes.truncate(bytes.len() - END.len());
-                    detail.record_get(key, outcome == crate::protocol::reply::Outcome::Hit);
-                }
-                self.out.bytes().extend_from_slice(END);
+                let seen = |key: &[u8], hit| detail.record_get(key, hit);
+                execute::retrieve(store, retrieve, self.now, self.out, seen);
                 return;
             }
             Request::Store(store) => detail.record_set(store.key),
