@@ -138,6 +138,24 @@ fn who_says_nothing_is_let_go() {
 }
 
 #[test]
+fn who_takes_replies_is_not_let_go_and_who_takes_none_is() {
+    const VALUES: usize = 40;
+    let server = Peer::backend(&["-o", "idle_timeout=1"]);
+    let value = vec![b'v'; 1_000_000];
+    assert_eq!(client(&server).set("large", &value), "STORED");
+    let [mut slow, mut stuck] = [client(&server), client(&server)];
+    for client in [&mut slow, &mut stuck] {
+        client.send("get large\r\n".repeat(VALUES));
+    }
+    // Three seconds and more for all of them.
+    for _ in 0..VALUES {
+        std::thread::sleep(Duration::from_millis(80));
+        assert_eq!(slow.got("large"), Got::Hit(value.clone()));
+    }
+    assert_eq!(stat(&mut slow, "", "idle_kicks"), "1");
+}
+
+#[test]
 fn a_retrieval_that_ends_in_an_error_is_counted_by_prefix_too() {
     let server = Peer::backend(&["-D", ":"]);
     let mut client = client(&server);

@@ -10,6 +10,7 @@ use super::shared::Presence;
 use super::talk::Talk;
 use super::worker::Worker;
 use crate::backend::watch::Seat;
+use crate::clock::Moment;
 use crate::net::inbox::Inbox;
 use crate::net::outbox::Outbox;
 use crate::net::stream::{ReadHalf, WriteHalf};
@@ -49,6 +50,10 @@ pub(super) struct Session {
     paused: Cell<bool>,
     /// Bytes sent that are in the worker's counter already.
     sent_counted: Cell<u64>,
+    /// Bytes sent when it was last looked whether the client takes any.
+    sent_seen: Cell<u64>,
+    /// When it was last seen to have taken some.
+    took: Cell<Moment>,
 }
 
 impl Session {
@@ -63,6 +68,8 @@ impl Session {
             deaf: Cell::new(false),
             paused: Cell::new(false),
             sent_counted: Cell::new(0),
+            sent_seen: Cell::new(0),
+            took: Cell::new(Moment::default()),
         })
     }
 
@@ -78,6 +85,16 @@ impl Session {
             self.deaf.set(true);
             self.outbox.wake_owner();
         }
+    }
+
+    /// When the client last said something, or was seen to take of what it is owed: as
+    /// often as somebody asks.
+    pub(super) fn last_active(&self, now: Moment) -> Moment {
+        let sent = self.outbox.sent();
+        if self.sent_seen.replace(sent) != sent {
+            self.took.set(now);
+        }
+        self.presence.last().max(self.took.get())
     }
 
     /// Lets the client watch to the end of the session.
@@ -106,7 +123,7 @@ impl Session {
                     return Poll::Ready(End::Client);
                 }
                 if let Some(end) = self.ending.get() {
-                    // Who is idle does not take replies either.
+                    // Who is idle has not taken replies either.
                     if self.outbox.is_empty() || end == End::Idle {
                         return Poll::Ready(end);
                     }

@@ -94,7 +94,7 @@ impl Worker {
             if session.presence().watches() {
                 continue;
             }
-            if now.since(session.presence().last()) >= timeout {
+            if now.since(session.last_active(now)) >= timeout {
                 session.end(End::Idle);
             }
         }
