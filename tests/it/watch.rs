@@ -360,6 +360,20 @@ fn evictions_are_told_of_items_of_all_sizes() {
 }
 
 #[test]
+fn what_large_values_evict_on_their_way_in_is_told() {
+    let server = Peer::backend(&["-m", "8", "-t", "1"]);
+    let _watcher = Watcher::start(&server, " evictions");
+    let mut client = client(&server);
+    let value = vec![b'v'; 500_000];
+    for number in 0..40 {
+        assert_eq!(client.set(&format!("key-{number}"), &value), "STORED");
+    }
+    let told = stat(&mut client, "log_worker_written") + stat(&mut client, "log_worker_dropped");
+    assert!(told > 20);
+    assert_eq!(told, stat(&mut client, "evictions"));
+}
+
+#[test]
 fn connevents_are_told_with_their_reason() {
     let server = Peer::backend(&["-o", "idle_timeout=1"]);
     let mut watcher = Watcher::start(&server, " connevents");

@@ -298,10 +298,11 @@ impl Talk {
         };
         let shared = session.worker.shared();
         let now = shared.store.now();
+        // Reading makes room, and so evicts: watchers are told of that too.
+        let _working = session.worker.desk.work(session.presence().number);
         let read = incoming.poll_read(cx, stream, &shared.store, now);
         let read = std::task::ready!(read)?;
         session.presence().spoke(clock::now());
-        let _working = session.worker.desk.work(session.presence().number);
         let mut out = session.outbox.writer();
         let mut reading = Reading {
             session,
