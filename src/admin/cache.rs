@@ -41,7 +41,7 @@ families! {
     GETS Counter "ketch_cache_gets_total" [] "keys retrieved";
     HITS Counter "ketch_cache_hits_total" [] "keys retrieved and found";
     MISSES Counter "ketch_cache_misses_total" [] "keys retrieved and not found";
-    SETS Counter "ketch_cache_sets_total" [] "values sent to be stored, whatever became of them";
+    SETS Counter "ketch_cache_sets_total" [] "values to be stored that there was room for, whether they were stored then or not";
     TOO_LARGE Counter "ketch_cache_too_large_total" [] "values refused for their size (-I)";
     OVERSIZED Counter "ketch_cache_oversized_total" [] "retrievals of many keys cut short because their replies were larger than 64 MiB together";
     NO_MEMORY Counter "ketch_cache_no_memory_total" [] "values refused because there was no memory";

@@ -391,6 +391,9 @@ fn connections_sizes_and_settings_are_told() {
         ("item_size_max", "2097152"),
         ("maxconns", "77"),
         ("cas_enabled", "yes"),
+        ("hot_lru_pct", "10"),
+        ("slab_chunk_max", "0"),
+        ("temp_lru", "no"),
     ];
     for (name, value) in settings {
         assert_eq!(stat(&mut client, " settings", name), value);

@@ -28,7 +28,7 @@ counters! {
     get_expired,
     /// Keys asked for that had been there before everything was dropped.
     get_flushed,
-    /// Values sent to be stored, whatever became of them.
+    /// Values to be stored that there was room for, whether they were stored then or not.
     sets,
     /// Times to live given anew, or meant to be.
     touches,
