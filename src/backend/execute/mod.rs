@@ -1,7 +1,8 @@
 //! Requests carried out: what the store does, and what the client is told.
 //!
-//! The answers are those of memcached 1.6.45, byte for byte. Sources: its
-//! `doc/protocol.txt`, and what the server itself answers where that is silent.
+//! The answers are those of memcached 1.6.45, byte for byte, but for what
+//! `docs/backend.md` names. Sources: its `doc/protocol.txt`, and what the server itself
+//! answers where that is silent.
 
 mod admin;
 mod binary;
