@@ -115,7 +115,7 @@ fn a_number_may_begin_a_large_value() {
         for blanks in [0, len / 2] {
             let value = padded(&format!("{}9 x", " ".repeat(blanks)), len);
             say(&store, format!("set n 0 0 {len}\r\n{value}\r\n"));
-            assert_eq!(say(&store, "ma n C1\r\n"), "EX\r\n");
+            assert_eq!(say(&store, "ma n C99999\r\n"), "EX\r\n");
             assert_eq!(
                 say(&store, "incr n 1\r\nma n MD D8 v\r\n"),
                 "10\r\nVA 1\r\n2\r\n"
@@ -129,7 +129,7 @@ fn a_number_may_begin_a_large_value() {
         let value = padded("9", len);
         say(&store, format!("set n {flags} 0 {len}\r\n{value}\r\n"));
         assert_eq!(say(&store, "incr n 1\r\n"), not_a_number);
-        assert_eq!(say(&store, "ma n C1\r\n"), not_a_number);
+        assert_eq!(say(&store, "ma n C99999\r\n"), not_a_number);
     }
 }
 
