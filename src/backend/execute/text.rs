@@ -1,12 +1,14 @@
 //! The classic dialect.
 
+use smallvec::SmallVec;
+
 use super::{
     Held, OUT_OF_MEMORY, TOO_LARGE, admit, delete, expiry, line, note_refused, number_bytes_max,
     value_bytes_max,
 };
 use crate::backend::sink::Sink;
 use crate::backend::store::{
-    self, At, Count, Counted, Found, Full, LEND_BYTES_MIN, Mode, Shard, Stored, Tag, Value,
+    self, At, Count, Counted, Found, Full, Home, LEND_BYTES_MIN, Mode, Shard, Stored, Tag, Value,
 };
 use crate::backend::watch::{How, Removed};
 use crate::protocol::number::write_u64;
@@ -21,6 +23,10 @@ pub(super) const NOT_A_NUMBER: &str =
 /// million values.
 pub(super) const RETRIEVED_BYTES_MAX: usize = 64 << 20;
 
+/// Keys of one retrieval that are looked for together, as to what of memory is fetched
+/// ahead: about as many lines as a processor waits for at a time.
+const GROUP_KEYS: usize = 16;
+
 /// `get`, `gets`, `gat`, `gats`. Tells `seen` of each key that was looked for, and
 /// whether it was there.
 pub(super) fn retrieve(
@@ -30,35 +36,29 @@ pub(super) fn retrieve(
     out: &mut impl Sink,
     mut seen: impl FnMut(&[u8], bool),
 ) -> Outcome {
-    let with_cas = request.verb.with_cas();
     let mut hits = 0u32;
-    for (_, key) in request.keys.iter() {
-        if out.count() > RETRIEVED_BYTES_MAX {
-            store.count_oversized();
-            line(
-                out.bytes(),
-                "SERVER_ERROR out of memory writing get response",
-            );
-            return Outcome::ServerError;
+    let mut keys = request.keys.iter().map(|(_, key)| (key, store.home(key)));
+    let mut group: SmallVec<[_; GROUP_KEYS]> = SmallVec::new();
+    loop {
+        group.extend(keys.by_ref().take(GROUP_KEYS));
+        if group.is_empty() {
+            break;
         }
-        let home = store.home(key);
-        let hit = if request.verb.touches() {
-            let exptime = expiry(request.exptime, now);
-            let got = store.write(home, now, |shard, tag| {
-                get_and_touch(shard, tag, key, exptime, now, with_cas, out)
-            });
-            match got {
-                Ok(hit) => hit,
-                Err(Full) => {
-                    line(out.bytes(), OUT_OF_MEMORY);
+        if group.len() > 1 {
+            store.fetch_ahead(group.iter().map(|(_, home)| home));
+        }
+        for (key, home) in group.drain(..) {
+            match retrieve_one(store, request, key, home, now, out) {
+                Ok(hit) => {
+                    hits += u32::from(hit);
+                    seen(key, hit);
+                }
+                Err(error) => {
+                    line(out.bytes(), error);
                     return Outcome::ServerError;
                 }
             }
-        } else {
-            store.read(home, |shard, tag| get(shard, tag, key, now, with_cas, out))
-        };
-        hits += u32::from(hit);
-        seen(key, hit);
+        }
     }
     out.bytes().extend_from_slice(b"END\r\n");
     if hits > 0 {
@@ -66,6 +66,31 @@ pub(super) fn retrieve(
     } else {
         Outcome::Miss
     }
+}
+
+/// Retrieves one key. Says whether it was there, or why no more can be retrieved.
+#[inline]
+fn retrieve_one(
+    store: &store::Store,
+    request: &Retrieve<'_>,
+    key: &[u8],
+    home: Home<'_>,
+    now: u32,
+    out: &mut impl Sink,
+) -> Result<bool, &'static str> {
+    if out.count() > RETRIEVED_BYTES_MAX {
+        store.count_oversized();
+        return Err("SERVER_ERROR out of memory writing get response");
+    }
+    let with_cas = request.verb.with_cas();
+    if !request.verb.touches() {
+        return Ok(store.read(home, |shard, tag| get(shard, tag, key, now, with_cas, out)));
+    }
+    let exptime = expiry(request.exptime, now);
+    let got = store.write(home, now, |shard, tag| {
+        get_and_touch(shard, tag, key, exptime, now, with_cas, out)
+    });
+    got.map_err(|Full| OUT_OF_MEMORY)
 }
 
 #[inline]

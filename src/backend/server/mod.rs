@@ -4,6 +4,7 @@
 //! the same net as the proxy does. A request is carried out as soon as it is cut
 //! out of what has been read, and its reply is built in the client's outbox.
 
+mod ahead;
 mod command;
 mod detail;
 mod frames;

@@ -5,6 +5,7 @@ use std::task::{Context, Poll};
 
 use memchr::memchr;
 
+use super::ahead;
 use super::command;
 use super::incoming::Incoming;
 use super::session::{End, PAUSE_BYTES, Session};
@@ -130,6 +131,8 @@ impl Talk {
         let mut scanned = batch.scanned;
         // No bound is a number that 64 KiB of requests do not reach.
         let mut left = reading.shared.settings.requests_per_turn.wrapping_sub(1);
+        // Up to where what requests ask for is fetched.
+        let mut fetched = 0;
         loop {
             let skip = self.swallow.min(batch.bytes.len() - used);
             self.swallow -= skip;
@@ -149,6 +152,9 @@ impl Talk {
             let step = if self.incoming.is_some() {
                 self.take_value(rest, reading)
             } else {
+                if used >= fetched {
+                    fetched = used + self.fetch_ahead(rest, reading);
+                }
                 self.take_one(rest, scanned, reading)
             };
             match step {
@@ -171,6 +177,18 @@ impl Talk {
                 }
             }
             scanned = 0;
+        }
+    }
+
+    /// Has the processor fetch what the first requests of `rest` will look at. Returns how
+    /// far those go.
+    #[inline]
+    fn fetch_ahead(&self, rest: &[u8], reading: &Reading<'_, '_>) -> usize {
+        let store = &reading.shared.store;
+        match self.mode {
+            Mode::Text => ahead::fetch_ahead(store, rest, ahead::of_line),
+            Mode::Binary => ahead::fetch_ahead(store, rest, ahead::of_frame),
+            Mode::Login | Mode::Unknown => 0,
         }
     }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::item::{self, Item, NewItem, UNIT, low};
 use super::memory::{EXTENT_BYTES, Extent, Memory};
-use crate::net::lend::Pages;
+use crate::net::lend::{Pages, fetch_ahead};
 
 /// Bits of a location that count units within a segment.
 const UNIT_BITS: u32 = 15;
@@ -274,6 +274,15 @@ impl Segments {
     #[inline]
     pub(super) fn item(&self, at: Location) -> Item<'_> {
         Item::new(self.bytes(at))
+    }
+
+    /// Has the processor fetch the start of an item.
+    #[inline]
+    pub(super) fn fetch(&self, at: Location) {
+        /// An item of a short key and a short value, wherever in its first line it begins.
+        const BYTES: usize = 128;
+        let bytes = self.bytes(at);
+        fetch_ahead(bytes.get(..BYTES).unwrap_or(bytes));
     }
 
     /// Appends an item to a segment, which has room.

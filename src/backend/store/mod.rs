@@ -234,6 +234,17 @@ impl Store {
         }
     }
 
+    /// Has the processor fetch what it takes to find the keys of `homes`, of all at the same
+    /// time: each key leads to two places in memory, the second of which is known by the first.
+    pub fn fetch_ahead<'a>(&self, homes: impl Iterator<Item = &'a Home<'a>> + Clone) {
+        for home in homes.clone() {
+            home.slot.lock().index.fetch_slots(home.tag);
+        }
+        for home in homes {
+            home.slot.lock().fetch_item(home.tag);
+        }
+    }
+
     /// Calls `read` with the shard of a key.
     #[inline]
     pub fn read<T>(&self, home: Home<'_>, read: impl FnOnce(&mut Shard, Tag) -> T) -> T {

@@ -363,6 +363,14 @@ impl Shard {
         Some(at)
     }
 
+    /// Has the processor fetch the item that a tag leads to, if there is one.
+    #[inline]
+    pub(super) fn fetch_item(&self, tag: Tag) {
+        if let Some((_, location)) = self.index.find(tag, |_| true) {
+            self.segments.fetch(location);
+        }
+    }
+
     /// The item that was found.
     #[inline]
     pub fn get(&self, at: At) -> Found<'_> {

@@ -18,6 +18,7 @@ use std::sync::Arc;
 use super::hash::{TAG_BITS, Tag};
 use super::log::Location;
 use super::memory::{EXTENT_BYTES, Extent, Memory};
+use crate::net::lend::fetch_ahead;
 
 /// Bytes of a slot.
 const SLOT_BYTES: usize = 8;
@@ -196,6 +197,17 @@ impl Index {
     fn page_mut(&mut self, page: usize) -> &mut [u8; PAGE_BYTES] {
         let pages = self.extents[page / PAGES_PER_EXTENT].bytes_mut();
         &mut pages.as_chunks_mut().0[page % PAGES_PER_EXTENT]
+    }
+
+    /// Has the processor fetch the slots where a tag can be.
+    #[inline]
+    pub(super) fn fetch_slots(&self, tag: Tag) {
+        if !self.pages.is_empty() {
+            let page = self.page_of(tag);
+            for line in lines_of(tag) {
+                fetch_ahead(self.line(page, line));
+            }
+        }
     }
 
     /// Finds the item of a tag that `matches`; tags alone may be equal by chance.
