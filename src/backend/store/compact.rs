@@ -36,7 +36,7 @@ pub(super) struct Compaction {
 impl Shard {
     /// Begins to copy a run of segments together, if there is one that is worth
     /// it. Returns whether there is.
-    pub(super) fn begin_compaction(&mut self) -> bool {
+    pub(super) fn begin_compaction(&mut self, now: u32) -> bool {
         let run = [Queue::Main, Queue::Young]
             .into_iter()
             .find_map(|queue| Some((queue, self.find_run(queue)?)));
@@ -50,8 +50,8 @@ impl Shard {
             .range(run)
             .map(|&number| (number, self.segments.about(number).sequence))
             .collect();
-        let Some(target) = self.add_target(queue, first, sources.front().map(|first| first.0))
-        else {
+        let like = sources.front().map(|first| first.0);
+        let Some(target) = self.add_target(queue, first, like, now) else {
             return false;
         };
         self.compaction = Some(Compaction {
@@ -95,14 +95,21 @@ impl Shard {
     }
 
     /// Puts an empty segment at a place of a queue. It counts as old as `like`.
-    fn add_target(&mut self, queue: Queue, place: usize, like: Option<u16>) -> Option<u16> {
+    fn add_target(
+        &mut self,
+        queue: Queue,
+        place: usize,
+        like: Option<u16>,
+        now: u32,
+    ) -> Option<u16> {
         if !self.segments.has_number() {
             return None;
         }
         let spare = self.spare.take();
         let extent = spare.or_else(|| self.memory.extent_in_advance())?;
         let born = like.map_or(0, |like| self.segments.about(like).born);
-        let target = self.segments.add(extent, queue, born);
+        let target = self.segments.add(extent, queue, now);
+        self.segments.about_mut(target).born = born;
         self.order_mut(queue).segments.insert(place, target);
         Some(target)
     }
@@ -135,7 +142,7 @@ impl Shard {
         {
             if is_expired {
                 self.expire(at);
-            } else if self.find_target(&mut work, number, size) {
+            } else if self.find_target(&mut work, number, size, now) {
                 let to = self.segments.copy(from, work.target);
                 self.index.relocate(at.position, to);
                 self.counters.compacted += 1;
@@ -154,7 +161,7 @@ impl Shard {
     }
 
     /// Sees to it that the target has room for `size` bytes.
-    fn find_target(&mut self, work: &mut Compaction, source: u16, size: usize) -> bool {
+    fn find_target(&mut self, work: &mut Compaction, source: u16, size: usize, now: u32) -> bool {
         if self.segments.has_room(work.target, size) {
             return true;
         }
@@ -162,7 +169,7 @@ impl Shard {
         let place = segments.iter().position(|&number| number == work.target);
         let place = place.map_or(0, |place| place + 1);
         let full = work.target;
-        match self.add_target(work.queue, place, Some(source)) {
+        match self.add_target(work.queue, place, Some(source), now) {
             Some(target) => {
                 work.target = target;
                 // It is protected no more, and may have lost its items meanwhile.

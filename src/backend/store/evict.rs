@@ -128,12 +128,14 @@ impl Shard {
             self.compact_one(now);
             return true;
         }
-        if !self.settings.evicts {
-            return self.begin_compaction();
-        }
         let queue = self.victim();
-        if self.order(queue).cleared == 0 && self.begin_compaction() {
+        let is_between = self.order(queue).cleared == 0;
+        // What has expired goes before anything that lives.
+        if is_between && (self.begin_compaction(now) || self.sweep_step(now)) {
             return true;
+        }
+        if !self.settings.evicts {
+            return false;
         }
         let other = match queue {
             Queue::Young => Queue::Main,

@@ -1,19 +1,19 @@
 //! Taking back what has expired, a little at a time.
 //!
 //! An item that has expired is never served; its memory comes back when somebody
-//! asks for it, when its segment is cleared, or here. Each segment knows how many
-//! of its items expire, the earliest and the latest of them: from that follows
-//! about how many have, and it is walked when those are worth the walk.
+//! asks for it, when its segment is cleared, or here. Each segment knows about how
+//! much of it has expired, and is walked when that is worth the walk.
 
+use super::calendar::Calendar;
 use super::hash::Hash;
-use super::log::Segment;
+use super::log::{Segment, Trace};
 use super::shard::Shard;
 
-/// A segment is walked when about one in so many of its items has expired, or
-/// all of those that can.
-const WORTHWHILE: u64 = 16;
+/// A segment is walked when about one in so many of its bytes has expired, or all that
+/// can.
+const WORTHWHILE: usize = 16;
 
-/// Segments whose numbers are looked at for the work of one item.
+/// Segments that are looked at for the work of one item.
 const GLANCES: usize = 8;
 
 /// How long what was dropped is remembered, in seconds.
@@ -28,23 +28,18 @@ pub(super) struct Sweep {
     done: usize,
     /// The number to look at next when looking for a segment.
     next: usize,
+    /// Segments looked at since one was found.
+    looked: usize,
+    /// The second in which none was found any more: times to live are whole seconds.
+    ended: Option<u32>,
     /// Since when what was dropped is remembered, in seconds.
     flushed: Option<u32>,
 }
 
-/// Whether enough of a segment's items have expired.
+/// Whether enough of a segment has expired.
 fn is_due(segment: &Segment, now: u32) -> bool {
-    if segment.expiring == 0 || segment.earliest > now {
-        return false;
-    }
-    if segment.latest <= now {
-        return true;
-    }
-    // As if they expired one after the other at even steps; the earliest has.
-    let span = u64::from(segment.latest - segment.earliest) + 1;
-    let past = u64::from(now - segment.earliest) + 1;
-    let expired = (u64::from(segment.expiring) * past / span).max(1);
-    expired * WORTHWHILE >= u64::from(segment.items)
+    let expired = segment.expiring.expired(now) as usize;
+    expired > 0 && (expired * WORTHWHILE >= segment.weight() || segment.expiring.is_over(now))
 }
 
 impl Shard {
@@ -53,18 +48,17 @@ impl Shard {
     pub fn sweep(&mut self, work: usize, now: u32) -> bool {
         self.flush_if_due(now);
         self.forget_in_time(now);
-        let mut left = work;
-        while left > 0 {
-            let Some((number, sequence)) = self.sweep.current else {
-                if !self.find_due(&mut left, now) {
-                    return false;
-                }
-                continue;
-            };
-            left -= 1;
-            if self.segments.about(number).sequence != sequence || !self.sweep_one(number, now) {
-                self.sweep.current = None;
-            }
+        (0..work).all(|_| self.sweep_step(now))
+    }
+
+    /// Looks at one expired item, or at a few segments for some. Returns whether there
+    /// may be more.
+    pub(super) fn sweep_step(&mut self, now: u32) -> bool {
+        let Some((number, sequence)) = self.sweep.current else {
+            return self.find_due(now);
+        };
+        if self.segments.about(number).sequence != sequence || !self.sweep_one(number, now) {
+            self.sweep.current = None;
         }
         true
     }
@@ -81,51 +75,56 @@ impl Shard {
         }
     }
 
-    /// Finds a segment to walk. Returns whether there is one.
-    fn find_due(&mut self, left: &mut usize, now: u32) -> bool {
+    /// Looks at a few segments for one to walk. Returns whether it is worth going on.
+    fn find_due(&mut self, now: u32) -> bool {
+        if self.sweep.ended == Some(now) {
+            return false;
+        }
         let numbers = self.segments.numbers();
-        for looked in 0..numbers {
-            if looked % GLANCES == GLANCES - 1 {
-                *left = left.saturating_sub(1);
+        for _ in 0..GLANCES {
+            if self.sweep.looked >= numbers {
+                (self.sweep.looked, self.sweep.ended) = (0, Some(now));
+                return false;
             }
-            let number = (self.sweep.next + looked) % numbers;
+            let number = self.sweep.next % numbers;
+            self.sweep.next = number + 1;
+            self.sweep.looked += 1;
             let segment = self.segments.about_mut(number);
             if is_due(segment, now) {
-                // Found anew on the way, together with what changes meanwhile.
-                (segment.earliest, segment.latest) = (u32::MAX, 0);
+                // Counted anew on the way, from now on.
+                segment.expiring = Calendar::new(now);
+                segment.counted = 0;
                 let sequence = segment.sequence;
                 let found = u16::try_from(number).ok();
                 self.sweep.current = found.map(|number| (number, sequence));
-                self.sweep.done = 0;
-                self.sweep.next = number + 1;
-                return true;
+                (self.sweep.done, self.sweep.looked) = (0, 0);
+                break;
             }
         }
-        false
+        true
     }
 
     /// Looks at one item of a segment. Returns whether it was there.
     fn sweep_one(&mut self, number: u16, now: u32) -> bool {
         let Some((location, item)) = self.segments.walk(number, self.sweep.done).next() else {
+            self.segments.about_mut(number).counted = usize::MAX;
             return false;
         };
-        let (is_gone, exptime) = (item.word().is_gone(), item.exptime());
-        let is_expired = item.is_expired(now);
-        self.sweep.done += item.size();
+        let (is_gone, trace) = (item.word().is_gone(), Trace::of(&item));
+        self.sweep.done += trace.size;
         self.counters.swept_over += 1;
-        if is_gone || exptime == 0 {
-            return true;
-        }
-        if is_expired {
+        if !is_gone && item.is_expired(now) {
             let tag = Hash::new(item.key(), self.settings.seed).tag();
             if let Some(at) = self.at(tag, location) {
                 self.counters.swept += 1;
                 self.expire(at);
             }
-        } else {
-            let segment = self.segments.about_mut(number);
-            segment.earliest = segment.earliest.min(exptime);
-            segment.latest = segment.latest.max(exptime);
+            return true;
+        }
+        let segment = self.segments.about_mut(number);
+        segment.counted = self.sweep.done;
+        if !is_gone {
+            segment.expiring.add(trace.exptime, trace.weight());
         }
         true
     }
@@ -134,29 +133,44 @@ impl Shard {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::store::{EXTENT_BYTES, LARGE_BYTES_MIN};
 
-    fn segment(items: u32, expiring: u32, earliest: u32, latest: u32) -> Segment {
-        Segment {
-            items,
-            expiring,
-            earliest,
-            latest,
+    /// A segment that is full of items of a hundredth of it, of which so many expire
+    /// then.
+    fn segment(expiring: &[(u32, u32)]) -> Segment {
+        let weight = u32::try_from(EXTENT_BYTES / 100).unwrap();
+        let mut segment = Segment {
+            used: EXTENT_BYTES,
             ..Segment::default()
+        };
+        for &(items, exptime) in expiring {
+            segment.expiring.add(exptime, items * weight);
         }
+        segment
     }
 
     #[test]
     fn a_segment_is_walked_when_enough_has_expired() {
-        assert!(!is_due(&segment(100, 0, 0, 0), 50));
-        assert!(!is_due(&segment(100, 100, 51, 60), 50));
-        assert!(is_due(&segment(100, 100, 50, 50), 50));
-        assert!(!is_due(&segment(1000, 1000, 100, 1099), 120));
-        assert!(is_due(&segment(1000, 1000, 100, 1099), 170));
+        assert!(!is_due(&segment(&[]), 50));
+        assert!(!is_due(&segment(&[(100, 51)]), 50));
+        assert!(is_due(&segment(&[(100, 50)]), 50));
+        let mixed = segment(&[(5, 50), (2, 100), (5, 10_000)]);
+        assert!(!is_due(&mixed, 99) && is_due(&mixed, 127));
     }
 
     #[test]
     fn a_few_that_expire_among_many_are_waited_for() {
-        assert!(!is_due(&segment(1000, 5, 10, 20), 15));
-        assert!(is_due(&segment(1000, 5, 10, 20), 20));
+        let few = segment(&[(1, 10), (1, 20)]);
+        assert!(!is_due(&few, 15));
+        assert!(is_due(&few, 20));
+    }
+
+    #[test]
+    fn what_large_values_hold_counts() {
+        let mut large = segment(&[(1, 10), (50, 1000)]);
+        assert!(!is_due(&large, 15));
+        large.larges = 1;
+        large.expiring.add(10, LARGE_BYTES_MIN.try_into().unwrap());
+        assert!(is_due(&large, 15));
     }
 }

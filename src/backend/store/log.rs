@@ -2,13 +2,14 @@
 //!
 //! A segment fills an extent. Items are appended to a segment and change in place
 //! where they can; one that goes leaves garbage until its segment is walked. Each
-//! segment knows how much of it is alive and how many of its items expire, and
-//! when, so that nobody walks it in vain.
+//! segment knows how much of it is alive and how much of that expires when, so that
+//! nobody walks it in vain.
 
 use std::sync::Arc;
 
+use super::calendar::Calendar;
 use super::item::{self, Item, NewItem, UNIT, low};
-use super::memory::{EXTENT_BYTES, Extent, Memory};
+use super::memory::{EXTENT_BYTES, Extent, LARGE_BYTES_MIN, Memory};
 use crate::net::lend::{Pages, fetch_ahead};
 
 /// Bits of a location that count units within a segment.
@@ -81,7 +82,7 @@ pub(super) enum Queue {
 }
 
 /// What is known about a segment.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Segment {
     /// Bytes written.
     pub used: usize,
@@ -89,12 +90,13 @@ pub(super) struct Segment {
     pub live: usize,
     /// Items in it.
     pub items: u32,
-    /// Items that will expire.
-    pub expiring: u32,
-    /// No item expires before this second.
-    pub earliest: u32,
-    /// No item expires after this second.
-    pub latest: u32,
+    /// Those of them with a large value.
+    pub larges: u32,
+    /// What of it expires when.
+    pub expiring: Calendar,
+    /// Items that begin before this byte are in the calendar: while it is counted anew
+    /// not all are.
+    pub counted: usize,
     /// When it was begun.
     pub born: u32,
     /// Tells it from those that had its number before.
@@ -103,18 +105,91 @@ pub(super) struct Segment {
     pub queue: Queue,
 }
 
+impl Default for Segment {
+    fn default() -> Self {
+        Self::new(Queue::Young, 0, 0)
+    }
+}
+
 impl Segment {
-    /// Notes that one of its items expires then.
-    pub(super) fn expects(&mut self, exptime: u32) {
-        if exptime == 0 {
-            return;
+    /// One without items.
+    fn new(queue: Queue, now: u32, sequence: u32) -> Self {
+        Self {
+            used: 0,
+            live: 0,
+            items: 0,
+            larges: 0,
+            expiring: Calendar::new(now),
+            counted: usize::MAX,
+            born: now,
+            sequence,
+            queue,
         }
-        if self.expiring == 0 {
-            (self.earliest, self.latest) = (exptime, exptime);
+    }
+
+    /// Bytes to walk over, with what the large values of its items have at least.
+    pub(super) fn weight(&self) -> usize {
+        self.used + self.larges as usize * LARGE_BYTES_MIN
+    }
+
+    /// Notes an item.
+    #[inline]
+    fn add(&mut self, offset: usize, trace: Trace) {
+        self.live += trace.size;
+        self.items += 1;
+        self.larges += u32::from(trace.is_large);
+        if offset < self.counted {
+            self.expiring.add(trace.exptime, trace.weight());
         }
-        self.expiring += 1;
-        self.earliest = self.earliest.min(exptime);
-        self.latest = self.latest.max(exptime);
+    }
+
+    /// Forgets an item.
+    #[inline]
+    fn remove(&mut self, offset: usize, trace: Trace) {
+        self.live -= trace.size;
+        self.items -= 1;
+        self.larges -= u32::from(trace.is_large);
+        if offset < self.counted {
+            self.expiring.remove(trace.exptime, trace.weight());
+        }
+    }
+}
+
+/// What a segment notes of an item.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Trace {
+    /// Bytes of it in the log.
+    pub size: usize,
+    /// When it expires, in seconds; 0 if never.
+    pub exptime: u32,
+    /// Whether its value is a large one.
+    pub is_large: bool,
+}
+
+impl Trace {
+    #[inline]
+    pub(super) fn of(item: &Item<'_>) -> Self {
+        Self {
+            size: item.size(),
+            exptime: item.exptime(),
+            is_large: item.large().is_some(),
+        }
+    }
+
+    #[inline]
+    fn of_new(new: &NewItem<'_>) -> Self {
+        Self {
+            size: new.size(),
+            exptime: new.exptime,
+            is_large: new.large.is_some(),
+        }
+    }
+
+    /// Bytes of it, with what a large value has at least: how large it is stands
+    /// elsewhere.
+    #[inline]
+    pub(super) fn weight(self) -> u32 {
+        low(self.size + usize::from(self.is_large) * LARGE_BYTES_MIN)
     }
 }
 
@@ -163,12 +238,7 @@ impl Segments {
             u16::try_from(self.about.len() - 1).unwrap_or(u16::MAX)
         });
         self.sequence = self.sequence.wrapping_add(1);
-        self.about[usize::from(number)] = Segment {
-            born: now,
-            sequence: self.sequence,
-            queue,
-            ..Segment::default()
-        };
+        self.about[usize::from(number)] = Segment::new(queue, now, self.sequence);
         self.extents[usize::from(number)] = Some(extent.into_pages());
         number
     }
@@ -191,12 +261,7 @@ impl Segments {
         let sequence = self.sequence;
         let segment = self.about_mut(number);
         debug_assert_eq!(segment.items, 0);
-        *segment = Segment {
-            born: now,
-            sequence,
-            queue: segment.queue,
-            ..Segment::default()
-        };
+        *segment = Segment::new(segment.queue, now, sequence);
         true
     }
 
@@ -287,7 +352,7 @@ impl Segments {
 
     /// Appends an item to a segment, which has room.
     pub(super) fn append(&mut self, number: u16, new: &NewItem<'_>) -> Location {
-        let at = self.begin(number, new.size(), new.exptime);
+        let at = self.begin(number, Trace::of_new(new));
         new.write(self.bytes_mut(at, new.size()));
         at
     }
@@ -295,8 +360,8 @@ impl Segments {
     /// Writes an item over another, which is no smaller. What is left of that one
     /// is garbage.
     pub(super) fn overwrite(&mut self, at: Location, new: &NewItem<'_>) {
-        let old = self.item(at);
-        let (old_size, old_exptime, size) = (old.size(), old.exptime(), new.size());
+        let (old, trace) = (Trace::of(&self.item(at)), Trace::of_new(new));
+        let (old_size, size) = (old.size, trace.size);
         debug_assert!(size <= old_size);
         let bytes = self.bytes_mut(at, old_size);
         new.write(bytes);
@@ -304,17 +369,16 @@ impl Segments {
             item::write_gap(&mut bytes[size..], old_size - size);
         }
         let segment = self.about_mut(at.segment());
-        segment.live -= old_size - size;
-        segment.expiring -= u32::from(old_exptime != 0);
-        segment.expects(new.exptime);
+        segment.remove(at.offset(), old);
+        segment.add(at.offset(), trace);
     }
 
     /// Copies an item behind those of another segment, which has room. The old
     /// one stays; it is for the caller to mark it.
     pub(super) fn copy(&mut self, from: Location, number: u16) -> Location {
-        let item = self.item(from);
-        let size = item.size();
-        let to = self.begin(number, size, item.exptime());
+        let trace = Trace::of(&self.item(from));
+        let size = trace.size;
+        let to = self.begin(number, trace);
         let pair = self
             .extents
             .get_disjoint_mut([from.segment(), to.segment()]);
@@ -328,38 +392,34 @@ impl Segments {
     }
 
     /// Takes room at the end of a segment.
-    fn begin(&mut self, number: u16, size: usize, exptime: u32) -> Location {
+    fn begin(&mut self, number: u16, trace: Trace) -> Location {
         let segment = self.about_mut(number);
-        let at = Location::new(number, segment.used);
-        segment.used += size;
-        segment.live += size;
-        segment.items += 1;
-        segment.expects(exptime);
-        at
+        let offset = segment.used;
+        segment.used += trace.size;
+        segment.add(offset, trace);
+        Location::new(number, offset)
     }
 
     /// Marks an item as garbage. Returns whether its segment has no other.
     pub(super) fn mark_gone(&mut self, at: Location) -> bool {
         let item = self.item(at);
         debug_assert!(!item.word().is_gone());
-        let (size, exptime) = (item.size(), item.exptime());
+        let trace = Trace::of(&item);
         item::set_gone(self.head_mut(at));
         let segment = self.about_mut(at.segment());
-        segment.live -= size;
-        segment.items -= 1;
-        segment.expiring -= u32::from(exptime != 0);
+        segment.remove(at.offset(), trace);
         segment.items == 0
     }
 
     /// Changes an item's expiry, if it has room for one.
     pub(super) fn set_exptime(&mut self, at: Location, exptime: u32) -> bool {
-        let was_expiring = self.item(at).exptime() != 0;
+        let old = Trace::of(&self.item(at));
         if !item::set_exptime(self.head_mut(at), exptime) {
             return false;
         }
         let segment = self.about_mut(at.segment());
-        segment.expiring -= u32::from(was_expiring);
-        segment.expects(exptime);
+        segment.remove(at.offset(), old);
+        segment.add(at.offset(), Trace { exptime, ..old });
         true
     }
 

@@ -5,6 +5,7 @@
 //! holds one lock at a time, never while it waits or writes to a socket, and does
 //! a bounded amount of work under it.
 
+mod calendar;
 mod change;
 mod compact;
 mod counters;

@@ -1,7 +1,9 @@
+mod pressure;
+
 use super::*;
 use std::collections::{HashMap, VecDeque};
 
-use super::log::Queue;
+use super::log::{Queue, Trace};
 use crate::net::lend::Lent;
 use proptest::prelude::*;
 
@@ -31,10 +33,18 @@ impl Shard {
                 let alive = self.segments.walk(number, 0);
                 let alive: Vec<_> = alive.filter(|(_, item)| !item.word().is_gone()).collect();
                 let live: usize = alive.iter().map(|(_, item)| item.size()).sum();
-                let expiring = alive.iter().filter(|(_, item)| item.exptime() != 0);
+                let mut expiring = about.expiring;
+                for (location, item) in &alive {
+                    if location.offset() < about.counted {
+                        let trace = Trace::of(item);
+                        expiring.remove(trace.exptime, trace.weight());
+                    }
+                }
+                assert_eq!(expiring.sum(), 0);
                 assert_eq!(about.live, live);
                 assert_eq!(about.items as usize, alive.len());
-                assert_eq!(about.expiring as usize, expiring.count());
+                let with_large = alive.iter().filter(|(_, item)| item.large().is_some());
+                assert_eq!(about.larges as usize, with_large.count());
                 for (location, item) in &alive {
                     let tag = Hash::new(item.key(), SEED).tag();
                     assert!(self.at(tag, *location).is_some());

@@ -1,0 +1,101 @@
+//! What goes and what stays when memory is short.
+
+use super::*;
+
+const DAYS: u32 = 86_400;
+
+/// A store of one shard.
+fn store(mib: usize, evicts: bool) -> Store {
+    Store::new(Settings {
+        memory_bytes: mib << 20,
+        threads: 1,
+        evicts,
+        ..Settings::default()
+    })
+}
+
+/// Stores a value that expires then, in the place of another.
+fn set_until(store: &Store, key: &str, value: &[u8], exptime: u32, now: u32) -> Result<(), Full> {
+    let put = Put {
+        exptime,
+        ..plain(key.as_bytes(), value)
+    };
+    let stored = store.write(store.home(put.key), now, |shard, tag| {
+        let old = shard.find(tag, put.key, now);
+        shard.put(tag, old, &put, now)
+    });
+    stored.map(|_| ())
+}
+
+fn sweep(store: &Store, now: u32) {
+    for shard in 0..store.shards() {
+        while store.tidy(shard, 256, now) {}
+    }
+}
+
+/// Every other item lives for two seconds, the others for weeks, until there is no room.
+fn fill_mixed(store: &Store, items: u32) -> u32 {
+    let mut stored = 0;
+    while stored < items {
+        let exptime = 1000 + if stored % 2 == 0 { 2 } else { 20 * DAYS };
+        if set_until(store, &format!("key-{stored}"), &[1; 200], exptime, 1000).is_err() {
+            break;
+        }
+        stored += 1;
+    }
+    stored
+}
+
+#[test]
+fn those_that_live_long_do_not_keep_those_that_do_not() {
+    let store = store(8, false);
+    let stored = fill_mixed(&store, u32::MAX);
+    sweep(&store, 1004);
+    let totals = store.totals();
+    assert_eq!(totals.counters.swept, u64::from(stored.div_ceil(2)));
+    assert_eq!(totals.items, u64::from(stored / 2));
+    // And there is room for as many.
+    let more = (0..stored / 5 * 2)
+        .filter(|number| set_until(&store, &format!("new-{number}"), &[2; 200], 0, 1004).is_ok())
+        .count();
+    assert!(more > (stored / 5 * 2) as usize - 10, "{more} of {stored}");
+}
+
+#[test]
+fn what_has_expired_makes_room_before_anything_that_lives_is_evicted() {
+    for evicts in [true, false] {
+        let store = store(8, evicts);
+        let stored = fill_mixed(&store, 30_000);
+        assert!(evicts || stored < 40_000);
+        // Nobody has tidied up.
+        for number in 0..stored / 5 * 2 {
+            set_until(&store, &format!("new-{number}"), &[2; 200], 0, 1004).unwrap();
+        }
+        assert_eq!(store.totals().counters.evictions, 0);
+    }
+}
+
+#[test]
+fn a_walk_is_not_made_for_little() {
+    let store = store(8, true);
+    let mut random = fastrand::Rng::with_seed(7);
+    let mut count = 0;
+    for now in 1000..3000 {
+        for _ in 0..20 {
+            let ttl = *random.choice(&[1, 7, 60, 300, 301, 900, 3600]).unwrap();
+            let key = format!("key-{count}");
+            set_until(&store, &key, &[1; 100], now + ttl, now).unwrap();
+            count += 1;
+        }
+        sweep(&store, now);
+    }
+    let totals = store.totals();
+    let (swept, looked) = (totals.counters.swept, totals.counters.swept_over);
+    assert!(looked < swept * 20, "{looked} items for {swept}");
+    let mut dead = 0;
+    store.walk(|found| {
+        dead += u64::from(found.item.is_expired(2999));
+        ControlFlow::Continue(())
+    });
+    assert!(dead * 10 < totals.items, "{dead} of {}", totals.items);
+}
