@@ -17,6 +17,12 @@ const RUN_MAX: usize = 4;
 /// The same where nothing may be evicted: then every byte counts.
 const RUN_MAX_WITHOUT_EVICTION: usize = 16;
 
+/// After nothing was found that is worth copying it is looked for anew when so many
+/// bytes have become garbage: few, for they may be all that is missing somewhere, but
+/// also so many for each segment that looking at all of them costs next to nothing.
+const GARBAGE_MIN: usize = EXTENT_BYTES / 64;
+const GARBAGE_MIN_PER_SEGMENT: usize = 16;
+
 /// What may stay empty at the end of a segment because the next item did not fit:
 /// the largest item there is.
 const END_BYTES_MAX: usize = LARGE_BYTES_MIN + 512;
@@ -37,6 +43,18 @@ impl Shard {
     /// Begins to copy a run of segments together, if there is one that is worth
     /// it. Returns whether there is.
     pub(super) fn begin_compaction(&mut self, now: u32) -> bool {
+        let least = GARBAGE_MIN.max(self.segments.count() * GARBAGE_MIN_PER_SEGMENT);
+        if self.segments.garbage < least {
+            return false;
+        }
+        let begun = self.begin_run(now);
+        if !begun {
+            self.segments.garbage = 0;
+        }
+        begun
+    }
+
+    fn begin_run(&mut self, now: u32) -> bool {
         let run = [Queue::Main, Queue::Young]
             .into_iter()
             .find_map(|queue| Some((queue, self.find_run(queue)?)));

@@ -201,6 +201,8 @@ pub(super) struct Segments {
     about: Vec<Segment>,
     free: Vec<u16>,
     sequence: u32,
+    /// Bytes that became garbage since nobody found enough of it in one place.
+    pub(super) garbage: usize,
 }
 
 impl Segments {
@@ -212,6 +214,7 @@ impl Segments {
             about: vec![Segment::default()],
             free: Vec::new(),
             sequence: 0,
+            garbage: 0,
         }
     }
 
@@ -368,6 +371,7 @@ impl Segments {
         if size < old_size {
             item::write_gap(&mut bytes[size..], old_size - size);
         }
+        self.garbage += old_size - size;
         let segment = self.about_mut(at.segment());
         segment.remove(at.offset(), old);
         segment.add(at.offset(), trace);
@@ -406,6 +410,7 @@ impl Segments {
         debug_assert!(!item.word().is_gone());
         let trace = Trace::of(&item);
         item::set_gone(self.head_mut(at));
+        self.garbage += trace.size;
         let segment = self.about_mut(at.segment());
         segment.remove(at.offset(), trace);
         segment.items == 0

@@ -575,11 +575,15 @@ impl Shard {
         let segments = &mut self.order_mut(queue).segments;
         let before = segments.back().copied();
         segments.push_back(number);
-        // It was kept, though empty, because it was the one being written.
-        if let Some(before) = before
-            && self.segments.about(before).items == 0
-        {
-            self.drop_if_done(before);
+        if let Some(before) = before {
+            let about = self.segments.about(before);
+            let (items, garbage) = (about.items, about.used - about.live);
+            // Nobody was to look at what it had while it was being written.
+            self.segments.garbage += garbage;
+            // It was kept, though empty, because it was the one being written.
+            if items == 0 {
+                self.drop_if_done(before);
+            }
         }
         number
     }
