@@ -237,7 +237,7 @@ impl Shard {
     /// A shard without items.
     pub fn new(memory: Arc<Memory>, settings: Settings) -> Self {
         Self {
-            index: Index::new(Arc::clone(&memory)),
+            index: Index::new(Arc::clone(&memory), settings.evicts),
             segments: Segments::new(Arc::clone(&memory)),
             memory,
             settings,
@@ -730,7 +730,7 @@ impl Shard {
     /// Drops everything. Takes a step for each segment, none for each item.
     pub fn flush(&mut self) {
         self.flush_at = None;
-        let empty = Index::new(Arc::clone(&self.memory));
+        let empty = Index::new(Arc::clone(&self.memory), self.settings.evicts);
         self.flushed = Some(std::mem::replace(&mut self.index, empty));
         for order in [&mut self.young, &mut self.main] {
             for number in std::mem::take(order).segments {

@@ -107,6 +107,9 @@ pub(super) struct NoPage;
 #[derive(Debug)]
 pub(super) struct Index {
     memory: Arc<Memory>,
+    /// Whether it takes memory that the limit does not allow: where items are evicted
+    /// some go for it.
+    ahead: bool,
     /// The page of each value of the `depth` highest bits of a tag.
     directory: Vec<u32>,
     depth: u32,
@@ -138,10 +141,11 @@ fn other_line(line: usize, tag: Tag) -> usize {
 }
 
 impl Index {
-    /// A table without items. It takes memory with the first of them.
-    pub(super) fn new(memory: Arc<Memory>) -> Self {
+    /// A table without items. It takes memory with the first of them, in advance or not.
+    pub(super) fn new(memory: Arc<Memory>, ahead: bool) -> Self {
         Self {
             memory,
+            ahead,
             directory: vec![0],
             depth: 0,
             pages: Vec::new(),
@@ -254,7 +258,7 @@ impl Index {
     ///
     /// # Errors
     ///
-    /// [`NoPage`] if that takes memory which the system does not have.
+    /// [`NoPage`] if that takes memory which there is not.
     pub(super) fn reserve(&mut self, tag: Tag) -> Result<Position, NoPage> {
         if self.pages.is_empty() {
             self.add_page(0, 0)?;
@@ -344,9 +348,13 @@ impl Index {
     fn add_page(&mut self, prefix: usize, depth: u32) -> Result<usize, NoPage> {
         let page = self.pages.len();
         if page == self.extents.len() * PAGES_PER_EXTENT {
-            // The items it is for are worth more than those that go for it.
-            let extent = self.memory.extent_in_advance().ok_or(NoPage)?;
-            self.extents.push(extent);
+            let extent = if self.ahead {
+                // The items it is for are worth more than those that go for it.
+                self.memory.extent_in_advance()
+            } else {
+                self.memory.extent()
+            };
+            self.extents.push(extent.ok_or(NoPage)?);
         }
         self.pages.push(Page {
             prefix,

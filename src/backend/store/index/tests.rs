@@ -20,7 +20,7 @@ struct Tested {
 impl Tested {
     fn new() -> Self {
         Self {
-            index: Index::new(Memory::new(64 << 20)),
+            index: Index::new(Memory::new(64 << 20), true),
             model: HashMap::new(),
         }
     }
@@ -77,6 +77,22 @@ fn many_items_are_found_and_take_little() {
     drop(tested);
     memory.release();
     assert_eq!(memory.taken(), 0);
+}
+
+#[test]
+fn a_table_that_may_take_nothing_in_advance_keeps_to_the_limit() {
+    for ahead in [true, false] {
+        let memory = Memory::new(EXTENT_BYTES * 3 / 2);
+        let mut index = Index::new(Arc::clone(&memory), ahead);
+        let mut refused = false;
+        for number in 0..100_000 {
+            match index.reserve(tag(number)) {
+                Ok(position) => index.insert(position, tag(number), place(1)),
+                Err(NoPage) => refused = true,
+            }
+        }
+        assert_eq!((refused, memory.is_over()), (!ahead, ahead));
+    }
 }
 
 #[test]
