@@ -1,7 +1,10 @@
 //! Making room by closing the gaps between items.
 //!
-//! Neighbouring segments of a queue that hold enough garbage are copied together,
-//! in their order, so that nothing is lost and nothing looks younger than it is.
+//! Where items are evicted, neighbouring segments of a queue that hold enough garbage
+//! are copied together, in their order, so that nothing is lost and nothing looks
+//! younger than it is. Where nothing is evicted order means nothing, but every byte
+//! counts: the segment with most garbage is copied to where new items go, and what has
+//! been freed is found again to the last item that fits.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -14,8 +17,11 @@ use super::shard::Shard;
 /// Neighbouring segments that are copied together at most. Four that become
 /// three copy three bytes for each byte gained; beyond that evicting is better.
 const RUN_MAX: usize = 4;
-/// The same where nothing may be evicted: then every byte counts.
-const RUN_MAX_WITHOUT_EVICTION: usize = 16;
+
+/// Where nothing may be evicted a segment with so much garbage is copied: fifty bytes
+/// for each byte gained, and no more of them free than one in fifty when a value is
+/// refused.
+const CLEANED_MIN: usize = EXTENT_BYTES / 50;
 
 /// After nothing was found that is worth copying it is looked for anew when so many
 /// bytes have become garbage: few, for they may be all that is missing somewhere, but
@@ -27,7 +33,7 @@ const GARBAGE_MIN_PER_SEGMENT: usize = 16;
 /// the largest item there is.
 const END_BYTES_MAX: usize = LARGE_BYTES_MIN + 512;
 
-/// Segments that are being copied together.
+/// Segments that are being copied.
 #[derive(Debug)]
 pub(super) struct Compaction {
     queue: Queue,
@@ -35,25 +41,61 @@ pub(super) struct Compaction {
     sources: VecDeque<(u16, u32)>,
     /// Bytes of the current source that are done.
     done: usize,
-    /// Where they are copied to.
-    pub(super) target: u16,
+    /// Where they are copied to, if that is not where new items go.
+    pub(super) target: Option<u16>,
 }
 
 impl Shard {
-    /// Begins to copy a run of segments together, if there is one that is worth
-    /// it. Returns whether there is.
+    /// Begins to copy segments, if there are any that are worth it. Returns whether
+    /// there are.
     pub(super) fn begin_compaction(&mut self, now: u32) -> bool {
         let least = GARBAGE_MIN.max(self.segments.count() * GARBAGE_MIN_PER_SEGMENT);
         if self.segments.garbage < least {
             return false;
         }
-        let begun = self.begin_run(now);
+        let begun = if self.settings.evicts {
+            self.begin_run(now)
+        } else {
+            self.begin_cleaning()
+        };
         if !begun {
             self.segments.garbage = 0;
         }
         begun
     }
 
+    /// Whether a segment is being copied to where new items go.
+    #[inline]
+    pub(super) fn is_cleaning(&self) -> bool {
+        let work = self.compaction.as_ref();
+        work.is_some_and(|work| work.target.is_none())
+    }
+
+    /// Begins to copy the segment with most garbage.
+    fn begin_cleaning(&mut self) -> bool {
+        let segments = &self.segments;
+        let garbage = |number: u16| segments.about(number).used - segments.about(number).live;
+        let most = [Queue::Main, Queue::Young]
+            .into_iter()
+            .flat_map(|queue| {
+                let others = self.order(queue).segments.iter().rev().skip(1);
+                others.map(move |&number| (garbage(number), number, queue))
+            })
+            .max_by_key(|most| most.0)
+            .filter(|most| most.0 >= CLEANED_MIN);
+        let Some((_, number, queue)) = most else {
+            return false;
+        };
+        self.compaction = Some(Compaction {
+            queue,
+            sources: [(number, segments.about(number).sequence)].into(),
+            done: 0,
+            target: None,
+        });
+        true
+    }
+
+    /// Begins to copy a run of segments together.
     fn begin_run(&mut self, now: u32) -> bool {
         let run = [Queue::Main, Queue::Young]
             .into_iter()
@@ -76,7 +118,7 @@ impl Shard {
             queue,
             sources,
             done: 0,
-            target,
+            target: Some(target),
         });
         true
     }
@@ -89,12 +131,7 @@ impl Shard {
         let start = usize::from(order.cleared > 0);
         let end = order.segments.len().checked_sub(1)?;
         let live = |at: usize| self.segments.about(order.segments[at]).live;
-        let most = if self.settings.evicts {
-            RUN_MAX
-        } else {
-            RUN_MAX_WITHOUT_EVICTION
-        };
-        (2..=most).find_map(|length| {
+        (2..=RUN_MAX).find_map(|length| {
             let last_start = end.checked_sub(length)?;
             if last_start < start {
                 return None;
@@ -160,12 +197,11 @@ impl Shard {
         {
             if is_expired {
                 self.expire(at);
-            } else if self.find_target(&mut work, number, size, now) {
-                let to = self.segments.copy(from, work.target);
+            } else if let Some(target) = self.find_target(&mut work, number, size, now) {
+                let to = self.segments.copy(from, target);
                 self.index.relocate(at.position, to);
                 self.counters.compacted += 1;
                 // Sees that the target is not given back with its source.
-                let target = work.target;
                 self.compaction = Some(work);
                 self.leave(from);
                 debug_assert!(self.segments.about(target).items > 0);
@@ -178,31 +214,37 @@ impl Shard {
         self.compaction = Some(work);
     }
 
-    /// Sees to it that the target has room for `size` bytes.
-    fn find_target(&mut self, work: &mut Compaction, source: u16, size: usize, now: u32) -> bool {
-        if self.segments.has_room(work.target, size) {
-            return true;
+    /// A segment to copy to, with room for `size` bytes.
+    fn find_target(
+        &mut self,
+        work: &mut Compaction,
+        source: u16,
+        size: usize,
+        now: u32,
+    ) -> Option<u16> {
+        let Some(full) = work.target else {
+            return self.room_in_advance(work.queue, size, now);
+        };
+        if self.segments.has_room(full, size) {
+            return Some(full);
         }
         let segments = &self.order(work.queue).segments;
-        let place = segments.iter().position(|&number| number == work.target);
+        let place = segments.iter().position(|&number| number == full);
         let place = place.map_or(0, |place| place + 1);
-        let full = work.target;
-        match self.add_target(work.queue, place, Some(source), now) {
-            Some(target) => {
-                work.target = target;
-                // It is protected no more, and may have lost its items meanwhile.
-                if self.segments.about(full).items == 0 {
-                    self.drop_if_done(full);
-                }
-                true
-            }
-            None => false,
+        let target = self.add_target(work.queue, place, Some(source), now)?;
+        work.target = Some(target);
+        // It is protected no more, and may have lost its items meanwhile.
+        if self.segments.about(full).items == 0 {
+            self.drop_if_done(full);
         }
+        Some(target)
     }
 
-    fn end_compaction(&mut self, target: u16) {
+    fn end_compaction(&mut self, target: Option<u16>) {
         debug_assert!(self.compaction.is_none());
-        if self.segments.about(target).items == 0 {
+        if let Some(target) = target
+            && self.segments.about(target).items == 0
+        {
             self.drop_if_done(target);
         }
     }

@@ -247,8 +247,8 @@ impl Shard {
 
     /// The segment of a queue that is being written, with room for `size` bytes,
     /// even if that takes more memory than there is: soon there will be more.
-    fn room_in_advance(&mut self, queue: Queue, size: usize, now: u32) -> Option<u16> {
-        if let Ok(number) = self.room_for(queue, size, now) {
+    pub(super) fn room_in_advance(&mut self, queue: Queue, size: usize, now: u32) -> Option<u16> {
+        if let Ok(number) = self.room_within(queue, size, now) {
             return Some(number);
         }
         if !self.segments.has_number() {

@@ -557,6 +557,15 @@ impl Shard {
 
     /// The segment of a queue that is being written, with room for `size` bytes.
     pub(super) fn room_for(&mut self, queue: Queue, size: usize, now: u32) -> Result<u16, Full> {
+        if self.is_cleaning() && self.memory.is_over() {
+            // What there is has been taken in advance, for what is being copied.
+            return Err(Full);
+        }
+        self.room_within(queue, size, now)
+    }
+
+    /// As [`Self::room_for`], for what is being copied too.
+    pub(super) fn room_within(&mut self, queue: Queue, size: usize, now: u32) -> Result<u16, Full> {
         if let Some(&number) = self.order(queue).segments.back()
             && self.segments.has_room(number, size)
         {
@@ -665,7 +674,7 @@ impl Shard {
         let is_target = self
             .compaction
             .as_ref()
-            .is_some_and(|work| work.target == number);
+            .is_some_and(|work| work.target == Some(number));
         let order = self.order_mut(self.segments.about(number).queue);
         if is_target || order.segments.back() == Some(&number) {
             return;

@@ -46,7 +46,7 @@ impl Shard {
                 let with_large = alive.iter().filter(|(_, item)| item.large().is_some());
                 assert_eq!(about.larges as usize, with_large.count());
                 for (location, item) in &alive {
-                    let tag = Hash::new(item.key(), SEED).tag();
+                    let tag = Hash::new(item.key(), self.settings.seed).tag();
                     assert!(self.at(tag, *location).is_some());
                     large += self.large_cost(item);
                     larges += usize::from(item.large().is_some());
