@@ -357,9 +357,7 @@ impl Asked<'_> {
             value,
             value_bytes_max: value_bytes_max(store, self.key.len()),
         };
-        store.write(store.home(self.key), self.now, |shard, tag| {
-            shard.store(tag, &change, self.now)
-        })
+        store.store(&change, self.now)
     }
 }
 

@@ -268,9 +268,7 @@ fn store_value(
         value,
         value_bytes_max: value_bytes_max(store, request.key.len()),
     };
-    store.write(store.home(request.key), now, |shard, tag| {
-        shard.store(tag, &change, now)
-    })
+    store.store(&change, now)
 }
 
 /// `delete`, `touch`, `incr`, `decr`.

@@ -12,7 +12,7 @@ use crate::protocol::number::{Decimal, read_stored};
 pub type Longest = [usize; 2];
 
 /// The longest value of an item with these flags.
-fn longest([without, with]: Longest, flags: u32) -> usize {
+pub(super) fn longest([without, with]: Longest, flags: u32) -> usize {
     if flags == 0 { without } else { with }
 }
 
@@ -134,7 +134,7 @@ fn as_put<'a>(store: &Store<'a>) -> Put<'a> {
 }
 
 /// Whether an item may be changed by one who expects a cas id.
-fn fits(compare: u64, cas: u64) -> bool {
+pub(super) fn fits(compare: u64, cas: u64) -> bool {
     compare == 0 || compare == cas
 }
 
@@ -155,13 +155,31 @@ impl Shard {
     ///
     /// [`Full`] if there is no memory for it.
     pub fn store(&mut self, tag: Tag, store: &Store<'_>, now: u32) -> Result<Stored, Full> {
-        let stored = self.try_store(tag, store, now)?;
+        self.store_ready(tag, store, None, now)
+    }
+
+    /// As [`Self::store`], where what is made of the old value and what is added to it
+    /// may be ready.
+    pub(super) fn store_ready(
+        &mut self,
+        tag: Tag,
+        store: &Store<'_>,
+        ready: Option<&Owned>,
+        now: u32,
+    ) -> Result<Stored, Full> {
+        let stored = self.try_store(tag, store, ready, now)?;
         self.counters.sets += 1;
         self.note_store(tag, store, stored, now);
         Ok(stored)
     }
 
-    fn try_store(&mut self, tag: Tag, store: &Store<'_>, now: u32) -> Result<Stored, Full> {
+    fn try_store(
+        &mut self,
+        tag: Tag,
+        store: &Store<'_>,
+        ready: Option<&Owned>,
+        now: u32,
+    ) -> Result<Stored, Full> {
         let Some(old) = self.find(tag, store.key, now) else {
             return self.store_new(tag, store, now);
         };
@@ -188,7 +206,7 @@ impl Shard {
                 if !fits(store.compare, cas) {
                     return Ok(Stored::Exists);
                 }
-                return self.extend(tag, old, store, now);
+                return self.extend(tag, old, store, ready, now);
             }
         }
         let stored = self.put_stored(tag, Some(old), &put, now)?;
@@ -226,25 +244,27 @@ impl Shard {
     }
 
     /// Appends or prepends to an item.
-    fn extend(&mut self, tag: Tag, old: At, store: &Store<'_>, now: u32) -> Result<Stored, Full> {
+    fn extend(
+        &mut self,
+        tag: Tag,
+        old: At,
+        store: &Store<'_>,
+        ready: Option<&Owned>,
+        now: u32,
+    ) -> Result<Stored, Full> {
         let found = self.get(old);
-        let added = store.value.len();
         // The item keeps its flags, whatever those of the request are.
-        if found.value_len() + added > longest(store.value_bytes_max, found.item.flags()) {
+        let longest = longest(store.value_bytes_max, found.item.flags());
+        if found.value_len() + store.value.len() > longest {
             return Ok(Stored::NotStored);
         }
-        let new = store.value;
-        let old_pieces = found.parts().chain([found.item.tail()]);
-        let new_pieces = new.parts().chain(new.tail);
-        let pieces: Vec<&[u8]> = if store.mode == Mode::Append {
-            old_pieces.chain(new_pieces).collect()
-        } else {
-            new_pieces.chain(old_pieces).collect()
-        };
-        let owned = if found.value_len() + added < LARGE_BYTES_MIN {
-            Owned::small(pieces.concat())
-        } else {
-            Owned::gather(&self.memory, &pieces)?
+        let gathered;
+        let owned = match ready {
+            Some(ready) => ready,
+            None => {
+                gathered = self.gather(old, store)?;
+                &gathered
+            }
         };
         let put = Put {
             flags: found.item.flags(),

@@ -147,7 +147,7 @@ impl Shard {
     /// The queue whose oldest segment goes. A value that is larger than the share of the
     /// young does not go as soon as it has come: what is alone there stays.
     fn victim(&self) -> Queue {
-        let (young, main) = (self.young.cost(), self.main.cost());
+        let (young, main) = (self.queue_cost(Queue::Young), self.queue_cost(Queue::Main));
         let mut segments = self.young.segments.iter();
         let first = segments.next();
         let is_alone = segments.next().is_none()
@@ -182,6 +182,8 @@ impl Shard {
         };
         if is_expired {
             self.expire(at);
+        } else if self.is_kept(tag) && self.keep(at, queue, is_written, now) {
+            // Its value could not be had anyway.
         } else if word.uses() == 0 || !self.spare(at, queue, is_written, now) {
             self.evict(at, queue, now);
         }
@@ -221,7 +223,6 @@ impl Shard {
     fn spare(&mut self, at: At, queue: Queue, is_written: bool, now: u32) -> bool {
         let item = self.segments.item(at.location);
         let (word, size) = (item.word(), item.size());
-        let large = self.large_cost(&item);
         let uses = match queue {
             Queue::Young => 0,
             Queue::Main if is_written || self.main.spared + size > SPARED_MAX => return false,
@@ -234,15 +235,39 @@ impl Shard {
             self.main.spared += size;
             self.counters.spared += 1;
         } else {
-            self.young.large -= large;
-            self.main.large += large;
             self.counters.promoted += 1;
         }
-        let location = self.segments.copy(at.location, number);
+        let location = self.move_on(at, queue, number);
         item::set_word(self.segments.head_mut(location), word.with_uses(uses));
+        true
+    }
+
+    /// Moves an item that is not to be evicted to the end of the main queue. Returns
+    /// whether that could be done.
+    fn keep(&mut self, at: At, queue: Queue, is_written: bool, now: u32) -> bool {
+        let size = self.segments.item(at.location).size();
+        let number = if queue == Queue::Main && is_written {
+            // Not behind itself: its segment goes.
+            self.next_in_advance(Queue::Main, now)
+        } else {
+            self.room_in_advance(Queue::Main, size, now)
+        };
+        let Some(number) = number else {
+            return false;
+        };
+        self.move_on(at, queue, number);
+        true
+    }
+
+    /// Moves an item to a segment of the main queue, which has room.
+    fn move_on(&mut self, at: At, queue: Queue, number: u16) -> Location {
+        let large = self.large_cost(&self.segments.item(at.location));
+        self.order_mut(queue).large -= large;
+        self.main.large += large;
+        let location = self.segments.copy(at.location, number);
         self.index.relocate(at.position, location);
         self.leave(at.location);
-        true
+        location
     }
 
     /// The segment of a queue that is being written, with room for `size` bytes,
@@ -251,6 +276,11 @@ impl Shard {
         if let Ok(number) = self.room_within(queue, size, now) {
             return Some(number);
         }
+        self.next_in_advance(queue, now)
+    }
+
+    /// A new segment for a queue, even if that takes more memory than there is.
+    fn next_in_advance(&mut self, queue: Queue, now: u32) -> Option<u16> {
         if !self.segments.has_number() {
             return None;
         }

@@ -11,6 +11,7 @@ mod compact;
 mod counters;
 mod evict;
 mod expiry;
+mod extend;
 mod hash;
 mod index;
 mod item;
@@ -339,7 +340,11 @@ impl Store {
                 break;
             }
         }
-        filling.prepare()
+        let prepared = filling.prepare();
+        if prepared.is_err() {
+            self.count_no_memory();
+        }
+        prepared
     }
 
     /// Drops everything, now or at that second.
@@ -413,6 +418,14 @@ impl Store {
     pub fn count_too_large(&self) {
         if let Some(slot) = self.slots.first() {
             slot.lock().counters.too_large += 1;
+        }
+    }
+
+    /// Counts a value that was refused because there was no memory, before its shard
+    /// has seen anything of it.
+    fn count_no_memory(&self) {
+        if let Some(slot) = self.slots.first() {
+            slot.lock().counters.no_memory += 1;
         }
     }
 

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use super::compact::Compaction;
 use super::counters::Counters;
 use super::expiry::Sweep;
+use super::extend::Kept;
 use super::hash::Tag;
 use super::index::{Index, Position};
 use super::item::{self, Item, NewItem, State};
@@ -218,6 +219,8 @@ pub struct Shard {
     pub(super) generation: u32,
     /// Where the janitor goes on.
     pub(super) sweep: Sweep,
+    /// Items that are not to be evicted, because they are being added to.
+    pub(super) kept: Vec<Kept>,
     /// When everything is to be dropped, in seconds.
     flush_at: Option<u32>,
     /// The index as it was when everything was dropped, for a while: so that who
@@ -248,6 +251,7 @@ impl Shard {
             compaction: None,
             generation: 0,
             sweep: Sweep::default(),
+            kept: Vec::new(),
             flush_at: None,
             flushed: None,
             cas_ids: 0,
@@ -272,9 +276,16 @@ impl Shard {
         self.index.bytes()
     }
 
-    /// Memory that the shard holds.
+    /// Memory that the shard holds and could give.
     pub fn cost(&self) -> usize {
-        self.young.cost() + self.main.cost() + self.index.bytes()
+        self.queue_cost(Queue::Young) + self.queue_cost(Queue::Main) + self.index.bytes()
+    }
+
+    /// Memory that a queue holds and could give.
+    pub(super) fn queue_cost(&self, queue: Queue) -> usize {
+        // Somebody else may have dropped what is kept.
+        let cost = self.order(queue).cost();
+        cost.saturating_sub(self.kept_cost(queue))
     }
 
     /// Items in the queue of the young and in the main one.
@@ -694,6 +705,12 @@ impl Shard {
         self.flush_if_due(now);
         self.flush_at = Some(at);
         self.flush_if_due(now);
+    }
+
+    /// Whether it is time to drop everything.
+    #[inline]
+    pub(super) fn is_flush_due(&self, now: u32) -> bool {
+        self.flush_at.is_some_and(|at| at <= now)
     }
 
     /// Drops everything if its time has come.
