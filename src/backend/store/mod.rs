@@ -285,7 +285,7 @@ impl Store {
             if !made {
                 home.slot.note(&shard);
                 drop(shard);
-                if !self.make_room_for(wanted, now) {
+                if !self.make_room_for(wanted, SLICE, now) {
                     break;
                 }
                 shard = home.slot.lock();
@@ -300,15 +300,15 @@ impl Store {
         Err(Full)
     }
 
-    /// Works until `bytes` are free, or a slice, in the shards that hold most. Returns
-    /// whether there was anything to do.
-    fn make_room_for(&self, bytes: usize, now: u32) -> bool {
+    /// Works until `bytes` are free, or up to `work` items, in the shards that hold most.
+    /// Returns whether there was anything to do.
+    fn make_room_for(&self, bytes: usize, work: usize, now: u32) -> bool {
         let cost = |slot: &&Slot| slot.cost.load(Ordering::Relaxed);
         let fullest = self.slots.iter().max_by_key(cost);
         let rest = self.slots.iter();
         fullest.into_iter().chain(rest).any(|slot| {
             let mut shard = slot.lock();
-            let made = shard.make_room_for(bytes, SLICE, now);
+            let made = shard.make_room_for(bytes, work, now);
             slot.note(&shard);
             made
         })
@@ -336,7 +336,7 @@ impl Store {
             if filling.prepare().is_ok() {
                 return Ok(());
             }
-            if !self.make_room_for(filling.ahead() + PIECE_COST, now) {
+            if !self.make_room_for(filling.ahead() + PIECE_COST, SLICE, now) {
                 break;
             }
         }
@@ -364,19 +364,18 @@ impl Store {
         self.slots.len()
     }
 
-    /// Takes back what has expired in a shard, and what is beyond the limit, up to
-    /// `work` items. Returns whether there may be more.
+    /// Takes back what has expired in a shard, and what is beyond the limit in any, up to
+    /// `work` items each. Returns whether there may be more.
     pub fn tidy(&self, shard: usize, work: usize, now: u32) -> bool {
         let Some(slot) = self.slots.get(shard) else {
             return false;
         };
         let mut shard = slot.lock();
-        let mut more = shard.sweep(work, now);
-        if self.memory.is_over() {
-            more |= shard.make_room_for(0, work, now);
-        }
+        let more = shard.sweep(work, now);
         slot.note(&shard);
-        more
+        drop(shard);
+        // From whichever shard has most, so that each gives what it needs least.
+        more | (self.memory.is_over() && self.make_room_for(0, work, now))
     }
 
     /// What all shards hold.

@@ -176,3 +176,42 @@ fn what_is_deleted_makes_room_for_others_where_nothing_is_evicted() {
         assert!(store.memory_bytes() <= store.memory_bytes_max());
     }
 }
+
+/// Reads of a key: it is there, and used.
+fn read(store: &Store, key: &str) -> bool {
+    store.read(store.home(key.as_bytes()), |shard, tag| {
+        let found = shard.find(tag, key.as_bytes(), 1000);
+        found.map(|at| shard.bump(at, 1000)).is_some()
+    })
+}
+
+#[test]
+fn what_is_read_often_stays_when_the_limit_is_lowered() {
+    let store = Store::new(Settings {
+        memory_bytes: 64 << 20,
+        threads: 4,
+        ..Settings::default()
+    });
+    assert_eq!(store.shards(), 8);
+    let key = |number: u32| format!("key-{number}");
+    for number in 0..50_000 {
+        set_until(&store, &key(number), &[1; 1000], 0, 1000).unwrap();
+    }
+    assert_eq!(store.totals().counters.evictions, 0);
+    for _ in 0..3 {
+        assert!(
+            (0..50_000)
+                .step_by(20)
+                .all(|number| read(&store, &key(number)))
+        );
+    }
+    store.set_memory_bytes_max(32 << 20);
+    sweep(&store, 1000);
+    assert!(store.memory_bytes() <= 32 << 20);
+    let alive = (0..50_000)
+        .step_by(20)
+        .filter(|&number| read(&store, &key(number)));
+    assert_eq!(alive.count(), 2500);
+    // It ends when it is enough.
+    assert!(store.totals().items > 24_000, "{}", store.totals().items);
+}
