@@ -13,7 +13,10 @@
 //! Source of the policy: Yang et al., "FIFO queues are all you need for cache
 //! eviction", SOSP 2023; here with ghosts in unused slots of the index.
 
+use std::sync::Arc;
+
 use super::hash::{Hash, Tag};
+use super::index::Index;
 use super::item;
 use super::log::{Location, Queue};
 use super::memory::EXTENT_BYTES;
@@ -124,6 +127,9 @@ impl Shard {
     /// Looks at one item. Returns whether there was anything to do.
     fn make_room_step(&mut self, now: u32) -> bool {
         self.forget_flushed();
+        if self.memory.is_over() && self.give_spare() {
+            return true;
+        }
         if self.compaction.is_some() {
             self.compact_one(now);
             return true;
@@ -135,13 +141,44 @@ impl Shard {
             return true;
         }
         if !self.settings.evicts {
-            return false;
+            return self.give_rest();
         }
         let other = match queue {
             Queue::Young => Queue::Main,
             Queue::Main => Queue::Young,
         };
-        self.clear_one(queue, now) || self.clear_one(other, now)
+        self.clear_one(queue, now) || self.clear_one(other, now) || self.give_rest()
+    }
+
+    /// Gives back the extent that was put by, if there is one.
+    fn give_spare(&mut self) -> bool {
+        let spare = self.spare.take();
+        let given = spare.is_some();
+        if let Some(extent) = spare {
+            self.memory.give_extent(extent);
+        }
+        given
+    }
+
+    /// Gives back what is there for items to come: somebody needs it more. Returns
+    /// whether there was anything.
+    fn give_rest(&mut self) -> bool {
+        if self.give_spare() {
+            return true;
+        }
+        for queue in [Queue::Young, Queue::Main] {
+            if let Some(&number) = self.order(queue).segments.back()
+                && self.segments.about(number).items == 0
+            {
+                self.drop_written(queue);
+                return true;
+            }
+        }
+        let empty = self.items() == 0 && !self.index.is_unused();
+        if empty {
+            self.index = Index::new(Arc::clone(&self.memory), self.settings.evicts);
+        }
+        empty
     }
 
     /// The queue whose oldest segment goes. A value that is larger than the share of the
@@ -168,7 +205,7 @@ impl Shard {
         };
         let is_written = order.segments.len() == 1;
         let Some((location, item)) = self.segments.walk(number, order.cleared).next() else {
-            return self.clear_end(queue, number, is_written, now);
+            return self.clear_end(queue, number, is_written);
         };
         let (word, size) = (item.word(), item.size());
         let is_expired = item.is_expired(now);
@@ -194,21 +231,14 @@ impl Shard {
     }
 
     /// All of a segment has been cleared. Returns whether that has freed anything.
-    fn clear_end(&mut self, queue: Queue, number: u16, is_written: bool, now: u32) -> bool {
-        let segment = self.segments.about(number);
-        debug_assert_eq!(segment.items, 0);
-        let freed = segment.used > 0;
+    fn clear_end(&mut self, queue: Queue, number: u16, is_written: bool) -> bool {
+        debug_assert_eq!(self.segments.about(number).items, 0);
         if is_written {
-            // The only one: it is written again from its start.
-            if !self.segments.rewind(number, now) {
-                return false;
-            }
-            let order = self.order_mut(queue);
-            (order.cleared, order.spared) = (0, 0);
+            self.drop_written(queue);
         } else {
             self.drop_if_done(number);
         }
-        freed
+        true
     }
 
     /// The slot of the item at a location.

@@ -246,28 +246,6 @@ impl Segments {
         number
     }
 
-    /// Lets a segment without items be written from its start. It is another one
-    /// from then on: who was walking it must not go on in the middle of an item. What
-    /// is lent of it is left to the borrowers. Says whether there was memory for that.
-    pub(super) fn rewind(&mut self, number: u16, now: u32) -> bool {
-        let extent = &mut self.extents[usize::from(number)];
-        if let Some(pages) = extent
-            && pages.has_borrowers()
-        {
-            let Some(fresh) = self.memory.extent_in_advance() else {
-                return false;
-            };
-            let lent = std::mem::replace(pages, fresh.into_pages());
-            self.memory.give_pages(lent);
-        }
-        self.sequence = self.sequence.wrapping_add(1);
-        let sequence = self.sequence;
-        let segment = self.about_mut(number);
-        debug_assert_eq!(segment.items, 0);
-        *segment = Segment::new(segment.queue, now, sequence);
-        true
-    }
-
     /// Gives a segment's memory back.
     pub(super) fn release(&mut self, number: u16) {
         if let Some(extent) = self.extents[usize::from(number)].take() {

@@ -48,6 +48,10 @@ use memory::{EXTENT_COST, PIECE_COST};
 /// one being cleared are a small part of it.
 const SHARD_BYTES_MIN: usize = 32 * EXTENT_BYTES;
 
+/// The limit can be lowered to so much for each shard: an extent for its index, one for
+/// each queue, and one to copy to or for a value that is large.
+const SHARD_BYTES_LEAST: usize = 4 * EXTENT_BYTES;
+
 /// Log that the segment numbers of a shard can reach, with room to spare.
 const SHARD_BYTES_MAX: usize = 4 << 30;
 
@@ -220,10 +224,11 @@ impl Store {
         self.memory.used()
     }
 
-    /// Changes the most memory there may be. What is too much goes in the course
-    /// of the next [`Self::tidy`].
+    /// Changes the most memory there may be, to no less than what the shards need to
+    /// keep anything. What is too much goes in the course of the next [`Self::tidy`].
     pub fn set_memory_bytes_max(&self, bytes: usize) {
-        self.memory.set_limit(bytes.max(MEMORY_BYTES_MIN));
+        let least = MEMORY_BYTES_MIN.max(self.slots.len() * SHARD_BYTES_LEAST);
+        self.memory.set_limit(bytes.max(least));
     }
 
     /// Where a key belongs.

@@ -278,7 +278,9 @@ impl Shard {
 
     /// Memory that the shard holds and could give.
     pub fn cost(&self) -> usize {
-        self.queue_cost(Queue::Young) + self.queue_cost(Queue::Main) + self.index.bytes()
+        let queues = self.queue_cost(Queue::Young) + self.queue_cost(Queue::Main);
+        let spare = if self.spare.is_some() { EXTENT_COST } else { 0 };
+        queues + self.index.bytes() + spare
     }
 
     /// Memory that a queue holds and could give.
@@ -697,6 +699,17 @@ impl Shard {
             order.segments.retain(|&other| other != number);
         }
         self.segments.release(number);
+    }
+
+    /// Gives back the segment of a queue that is being written, which has no items.
+    pub(super) fn drop_written(&mut self, queue: Queue) {
+        let order = self.order_mut(queue);
+        if let Some(number) = order.segments.pop_back() {
+            if order.segments.is_empty() {
+                (order.cleared, order.spared) = (0, 0);
+            }
+            self.segments.release(number);
+        }
     }
 
     /// Drops everything at that second, with what is stored within it, and not at the

@@ -158,6 +158,11 @@ impl Index {
         self.extents.len() * EXTENT_BYTES + self.directory.capacity() * size_of::<u32>()
     }
 
+    /// Whether it has never had an item.
+    pub(super) fn is_unused(&self) -> bool {
+        self.extents.is_empty()
+    }
+
     /// Items in it; counted, for tests.
     #[cfg(test)]
     pub(super) fn items(&self) -> usize {

@@ -215,3 +215,63 @@ fn what_is_read_often_stays_when_the_limit_is_lowered() {
     // It ends when it is enough.
     assert!(store.totals().items > 24_000, "{}", store.totals().items);
 }
+
+#[test]
+fn a_cache_of_many_shards_works_at_the_lowest_limit() {
+    let store = Store::new(Settings {
+        memory_bytes: 256 << 20,
+        threads: 4,
+        ..Settings::default()
+    });
+    assert_eq!(store.shards(), 32);
+    let key = |number: u32| format!("key-{number}");
+    for number in 0..100_000 {
+        set_until(&store, &key(number), &[1; 1000], 0, 1000).unwrap();
+        if number % 2 == 0 {
+            read(&store, &key(number));
+        }
+    }
+    store.set_memory_bytes_max(1);
+    assert_eq!(store.memory_bytes_max(), 32 << 20);
+    sweep(&store, 1000);
+    assert!(store.memory_bytes() <= 32 << 20);
+    for number in 0..1000 {
+        set_until(&store, &key(number), &[2; 3000], 0, 1000).unwrap();
+        assert!(store.gather(&[3; 500_000], 1000).is_ok());
+    }
+    sweep(&store, 1000);
+    assert!(store.memory_bytes() <= 32 << 20);
+    let alive = (0..1000).filter(|&number| read(&store, &key(number)));
+    assert!(alive.count() > 900);
+}
+
+#[test]
+fn shards_without_items_hold_nothing_that_others_need() {
+    for evicts in [true, false] {
+        let store = Store::new(Settings {
+            memory_bytes: 256 << 20,
+            threads: 4,
+            evicts,
+            ..Settings::default()
+        });
+        for number in 0..10_000 {
+            set_until(&store, &format!("key-{number}"), &[1; 1000], 0, 1000).unwrap();
+        }
+        if !evicts {
+            for number in 0..10_000 {
+                let key = format!("key-{number}");
+                store.read(store.home(key.as_bytes()), |shard, tag| {
+                    let at = shard.find(tag, key.as_bytes(), 1000).unwrap();
+                    shard.remove(at);
+                });
+            }
+        }
+        store.memory.set_limit(EXTENT_COST);
+        sweep(&store, 1000);
+        assert!(
+            store.memory_bytes() <= EXTENT_COST,
+            "{}",
+            store.memory_bytes()
+        );
+    }
+}
