@@ -101,9 +101,9 @@ impl Shard {
     /// Works until `bytes` are free, at least one step and up to `work` items: what
     /// need not go stays. Returns whether there was anything to do.
     pub fn make_room_for(&mut self, bytes: usize, work: usize, now: u32) -> bool {
-        for _ in 0..work {
+        for done in 0..work {
             if !self.make_room_step(now) {
-                return false;
+                return done > 0;
             }
             if self.memory.has_free(bytes) {
                 break;
@@ -116,12 +116,7 @@ impl Shard {
     /// anything to do.
     #[cfg(test)]
     pub(super) fn make_room(&mut self, work: usize, now: u32) -> bool {
-        for _ in 0..work {
-            if !self.make_room_step(now) {
-                return false;
-            }
-        }
-        true
+        (0..work).take_while(|_| self.make_room_step(now)).count() > 0
     }
 
     /// Looks at one item. Returns whether there was anything to do.
