@@ -121,7 +121,11 @@ impl Shard {
 
     /// Looks at one item. Returns whether there was anything to do.
     fn make_room_step(&mut self, now: u32) -> bool {
+        self.flush_if_due(now);
         self.forget_flushed();
+        if self.dropped.give_one() {
+            return true;
+        }
         if self.memory.is_over() && self.give_spare() {
             return true;
         }

@@ -36,6 +36,13 @@ pub(super) struct Sweep {
     flushed: Option<u32>,
 }
 
+impl Sweep {
+    /// Forgets where it was: there are no segments any more.
+    pub(super) fn forget(&mut self) {
+        (self.current, self.next, self.looked) = (None, 0, 0);
+    }
+}
+
 /// Whether enough of a segment has expired.
 fn is_due(segment: &Segment, now: u32) -> bool {
     let expired = segment.expiring.expired(now) as usize;

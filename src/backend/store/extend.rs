@@ -238,7 +238,7 @@ mod tests {
             vivify: false,
             cas: None,
             value,
-            value_bytes_max: 64 << 20,
+            value_bytes_max: [64 << 20; 2],
         }
     }
 
@@ -358,7 +358,7 @@ mod tests {
         assert!(get(&store, b"key") == Some(expected));
         assert_eq!(append(&store, b"other", &[1; 20]), Ok(Stored::NotStored));
         let long = Change {
-            value_bytes_max: 25_000,
+            value_bytes_max: [25_000; 2],
             ..change(Mode::Append, b"key", Value::small(b"x"))
         };
         assert_eq!(store.store(&long, NOW), Ok(Stored::NotStored));

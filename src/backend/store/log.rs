@@ -255,6 +255,25 @@ impl Segments {
         }
     }
 
+    /// Takes all segments out. Those that come are others than these.
+    pub(super) fn take_all(&mut self) -> Self {
+        let mut empty = Self::new(Arc::clone(&self.memory));
+        empty.sequence = self.sequence;
+        std::mem::replace(self, empty)
+    }
+
+    /// Gives the memory of a segment back, for segments that nobody needs any more.
+    /// Returns whether there was one.
+    pub(super) fn shed(&mut self) -> bool {
+        while let Some(extent) = self.extents.pop() {
+            if let Some(extent) = extent {
+                self.memory.give_pages(extent);
+                return true;
+            }
+        }
+        false
+    }
+
     /// What is known about a segment.
     #[inline]
     pub(super) fn about(&self, number: impl Into<usize>) -> &Segment {
@@ -414,6 +433,12 @@ impl Segments {
             offset,
             end: self.about(number).used,
         }
+    }
+}
+
+impl Drop for Segments {
+    fn drop(&mut self) {
+        while self.shed() {}
     }
 }
 

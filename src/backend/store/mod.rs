@@ -12,6 +12,7 @@ mod counters;
 mod evict;
 mod expiry;
 mod extend;
+mod flush;
 mod hash;
 mod index;
 mod item;
@@ -360,7 +361,11 @@ impl Store {
                 Some(at) => shard.flush_at(at, now),
                 None => shard.flush(),
             }
+            let dropped = shard.take_dropped();
             slot.note(&shard);
+            // Nobody waits while the memory goes back.
+            drop(shard);
+            drop(dropped);
         }
     }
 
@@ -377,8 +382,10 @@ impl Store {
         };
         let mut shard = slot.lock();
         let more = shard.sweep(work, now);
+        let dropped = shard.take_dropped();
         slot.note(&shard);
         drop(shard);
+        drop(dropped);
         // From whichever shard has most, so that each gives what it needs least.
         more | (self.memory.is_over() && self.make_room_for(0, work, now))
     }

@@ -11,6 +11,7 @@ use super::compact::Compaction;
 use super::counters::Counters;
 use super::expiry::Sweep;
 use super::extend::Kept;
+use super::flush::Dropped;
 use super::hash::Tag;
 use super::index::{Index, Position};
 use super::item::{self, Item, NewItem, State};
@@ -222,16 +223,18 @@ pub struct Shard {
     /// Items that are not to be evicted, because they are being added to.
     pub(super) kept: Vec<Kept>,
     /// When everything is to be dropped, in seconds.
-    flush_at: Option<u32>,
+    pub(super) flush_at: Option<u32>,
     /// The index as it was when everything was dropped, for a while: so that who
     /// asks for what has been dropped is counted.
-    flushed: Option<Index>,
+    pub(super) flushed: Option<Index>,
+    /// What has been dropped, and is still to be given back.
+    pub(super) dropped: Dropped,
     /// Cas ids given out.
     cas_ids: u64,
     /// Items there are.
-    items: u64,
+    pub(super) items: u64,
     /// Bytes of them, without the index.
-    bytes: u64,
+    pub(super) bytes: u64,
     /// What has been seen.
     pub counters: Counters,
 }
@@ -254,6 +257,7 @@ impl Shard {
             kept: Vec::new(),
             flush_at: None,
             flushed: None,
+            dropped: Dropped::default(),
             cas_ids: 0,
             items: 0,
             bytes: 0,
@@ -280,7 +284,7 @@ impl Shard {
     pub fn cost(&self) -> usize {
         let queues = self.queue_cost(Queue::Young) + self.queue_cost(Queue::Main);
         let spare = if self.spare.is_some() { EXTENT_COST } else { 0 };
-        queues + self.index.bytes() + spare
+        queues + self.index.bytes() + spare + self.dropped.bytes()
     }
 
     /// Memory that a queue holds and could give.
@@ -313,6 +317,10 @@ impl Shard {
         number: u16,
         visit: &mut impl FnMut(Found<'_>) -> ControlFlow<()>,
     ) -> ControlFlow<()> {
+        if usize::from(number) >= self.segments.numbers() {
+            // Everything has been dropped meanwhile.
+            return ControlFlow::Continue(());
+        }
         self.segments
             .walk(number, 0)
             .filter(|(_, item)| !item.word().is_gone())
@@ -711,76 +719,6 @@ impl Shard {
             self.segments.release(number);
         }
     }
-
-    /// Drops everything at that second, with what is stored within it, and not at the
-    /// one named before unless that has come.
-    pub fn flush_at(&mut self, at: u32, now: u32) {
-        self.flush_if_due(now);
-        self.flush_at = Some(at);
-        self.flush_if_due(now);
-    }
-
-    /// Whether it is time to drop everything.
-    #[inline]
-    pub(super) fn is_flush_due(&self, now: u32) -> bool {
-        self.flush_at.is_some_and(|at| at <= now)
-    }
-
-    /// Drops everything if its time has come.
-    #[inline]
-    pub(super) fn flush_if_due(&mut self, now: u32) {
-        if let Some(at) = self.flush_at
-            && at <= now
-        {
-            self.flush_due(at, now);
-        }
-    }
-
-    #[cold]
-    fn flush_due(&mut self, at: u32, now: u32) {
-        if self.items > 0 {
-            self.flush();
-        }
-        // Until the second is over there can be more.
-        self.flush_at = (at == now).then_some(at);
-    }
-
-    /// Counts a key that is asked for after it has been dropped, once.
-    #[cold]
-    fn count_flushed(&mut self, tag: Tag) {
-        if let Some(flushed) = &mut self.flushed
-            && let Some((position, _)) = flushed.find(tag, |_| true)
-        {
-            flushed.remove(position, None);
-            self.counters.get_flushed += 1;
-        }
-    }
-
-    /// Whether it is remembered what was dropped.
-    pub(super) fn remembers_flushed(&self) -> bool {
-        self.flushed.is_some()
-    }
-
-    /// Forgets what was dropped.
-    pub(super) fn forget_flushed(&mut self) {
-        self.flushed = None;
-    }
-
-    /// Drops everything. Takes a step for each segment, none for each item.
-    pub fn flush(&mut self) {
-        self.flush_at = None;
-        let empty = Index::new(Arc::clone(&self.memory), self.settings.evicts);
-        self.flushed = Some(std::mem::replace(&mut self.index, empty));
-        for order in [&mut self.young, &mut self.main] {
-            for number in std::mem::take(order).segments {
-                self.segments.release(number);
-            }
-        }
-        self.large = Table::default();
-        self.compaction = None;
-        self.counters.reclaimed += self.items;
-        (self.items, self.bytes) = (0, 0);
-    }
 }
 
 /// Where an item is going to be written.
@@ -804,8 +742,6 @@ pub(super) fn to_u64(count: usize) -> u64 {
 
 impl Drop for Shard {
     fn drop(&mut self) {
-        self.flush();
-        self.forget_flushed();
         if let Some(extent) = self.spare.take() {
             self.memory.give_extent(extent);
         }

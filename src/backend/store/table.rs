@@ -40,6 +40,11 @@ impl<T> Table<T> {
         self.entries.get(number as usize)?.as_ref()
     }
 
+    /// Takes any value out of a table that nobody needs any more.
+    pub(super) fn pop(&mut self) -> Option<T> {
+        std::iter::from_fn(|| self.entries.pop()).find_map(|value| value)
+    }
+
     /// Takes a value out. An empty table holds no memory.
     pub(super) fn remove(&mut self, number: u32) -> Option<T> {
         let value = self.entries.get_mut(number as usize)?.take()?;
@@ -64,5 +69,7 @@ mod tests {
         assert_eq!(table.remove(a), None);
         assert_eq!(table.get(a), None);
         assert_eq!(table.insert('c'), a);
+        table.remove(b);
+        assert_eq!((table.pop(), table.pop()), (Some('c'), None));
     }
 }

@@ -120,9 +120,7 @@ pub(super) struct Index {
 
 impl Drop for Index {
     fn drop(&mut self) {
-        for extent in self.extents.drain(..) {
-            self.memory.give_extent(extent);
-        }
+        while self.shed() {}
     }
 }
 
@@ -156,6 +154,17 @@ impl Index {
     /// Bytes of memory it takes.
     pub(super) fn bytes(&self) -> usize {
         self.extents.len() * EXTENT_BYTES + self.directory.capacity() * size_of::<u32>()
+    }
+
+    /// Gives some memory back, for a table that nobody needs any more. Returns whether
+    /// there was any.
+    pub(super) fn shed(&mut self) -> bool {
+        let extent = self.extents.pop();
+        let given = extent.is_some();
+        if let Some(extent) = extent {
+            self.memory.give_extent(extent);
+        }
+        given
     }
 
     /// Whether it has never had an item.
