@@ -171,7 +171,8 @@ impl Asked<'_> {
         let (at, before, created) = match (found, self.vivified()) {
             (Some(at), _) => {
                 let before = shard.get(at).item.exptime();
-                let at = shard.set_exptime(at, self.last_exptime(before, false))?;
+                let exptime = self.last_exptime(before, false);
+                let at = shard.set_exptime(at, exptime, self.now)?;
                 (at, before, false)
             }
             (None, Some(_)) => (self.create(shard, tag)?, 0, true),
@@ -408,7 +409,7 @@ impl Asked<'_> {
         }
         if self.has(b'I') {
             if let Some(exptime) = self.exptime() {
-                at = shard.set_exptime(at, exptime)?;
+                at = shard.set_exptime(at, exptime, self.now)?;
             }
             let state = State {
                 stale: true,

@@ -138,7 +138,7 @@ pub(super) fn touched(
     now: u32,
 ) -> Result<Option<At>, Full> {
     let at = match shard.find(tag, key, now) {
-        Some(at) => Some(shard.set_exptime(at, exptime)?),
+        Some(at) => Some(shard.set_exptime(at, exptime, now)?),
         None => None,
     };
     shard.counters.touches += 1;

@@ -326,7 +326,8 @@ impl Shard {
             owned = Owned::gather(&self.memory, &tail)?;
             owned.as_value()
         };
-        let state = if len <= before {
+        let is_same = len <= before;
+        let state = if is_same {
             item.word().state()
         } else {
             State::default()
@@ -341,7 +342,8 @@ impl Shard {
         };
         let exptime = item.exptime();
         let at = self.put(tag, Some(old), &put, now)?;
-        self.counters.total_items -= 1;
+        // One that keeps its room is the same item.
+        self.counters.total_items -= u64::from(is_same);
         if count.up {
             self.counters.incr_hits += 1;
         } else {
@@ -352,5 +354,74 @@ impl Shard {
             cas: self.get(at).item.cas(),
             exptime,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::store::hash::Hash;
+    use crate::backend::store::memory::Memory;
+    use crate::backend::store::shard::Settings;
+
+    fn shard() -> Shard {
+        let settings = Settings {
+            evicts: true,
+            cas: true,
+            seed: 7,
+            number: 0,
+            shards: 1,
+        };
+        Shard::new(Memory::new(8 << 20), settings)
+    }
+
+    fn tag(key: &[u8]) -> Tag {
+        Hash::new(key, 7).tag()
+    }
+
+    fn put(shard: &mut Shard, key: &[u8], value: &[u8]) -> At {
+        let put = Put {
+            key,
+            flags: 0,
+            exptime: 0,
+            cas: None,
+            state: State::default(),
+            value: Value::small(value),
+        };
+        shard.put(tag(key), None, &put, 1000).unwrap()
+    }
+
+    #[test]
+    fn a_number_that_grows_is_a_new_item() {
+        let mut shard = shard();
+        put(&mut shard, b"key", b"8");
+        let mut totals = Vec::new();
+        for _ in 0..4 {
+            let count = Count {
+                key: b"key",
+                up: true,
+                delta: 1,
+                compare: 0,
+                cas: None,
+                exptime: None,
+            };
+            shard.count(tag(b"key"), &count, 1000).unwrap();
+            totals.push(shard.counters.total_items);
+        }
+        assert_eq!(totals, [1, 2, 2, 2]);
+    }
+
+    #[test]
+    fn a_segment_begun_for_an_item_that_is_touched_is_young() {
+        let mut shard = shard();
+        let first = put(&mut shard, b"first", &[1; 10_000]);
+        let segment = |at: At| at.location.segment();
+        for number in 0..25 {
+            let at = put(&mut shard, format!("key-{number}").as_bytes(), &[1; 10_000]);
+            assert_eq!(segment(at), segment(first));
+        }
+        let touched = shard.set_exptime(first, 3000, 2000).unwrap();
+        assert_ne!(segment(touched), segment(first));
+        assert_eq!(shard.segments.about(segment(touched)).born, 2000);
     }
 }

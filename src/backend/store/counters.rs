@@ -11,7 +11,10 @@ macro_rules! counters {
         impl Counters {
             /// Adds what another shard has seen.
             pub fn add(&mut self, other: &Self) {
+                // A time, not a number of things.
+                let evicted_seconds = self.evicted_seconds.max(other.evicted_seconds);
                 $(self.$name = self.$name.wrapping_add(other.$name);)*
+                self.evicted_seconds = evicted_seconds;
             }
         }
     };
@@ -72,7 +75,8 @@ counters! {
     evicted_unfetched,
     /// Of those, items that had been used since they were last spared.
     evicted_active,
-    /// How long ago, in seconds, the item evicted last had been used.
+    /// How long ago, in seconds, the item evicted last had been used; of several shards
+    /// the longest.
     evicted_seconds,
     /// Items whose memory was taken back because they had expired or everything was
     /// dropped.
@@ -106,5 +110,17 @@ mod tests {
         sum.add(&one);
         sum.add(&one);
         assert_eq!((sum.gets, sum.compacted, sum.sets), (2, 4, 0));
+    }
+
+    #[test]
+    fn of_times_the_longest_is_told() {
+        let mut sum = Counters::default();
+        for evicted_seconds in [5, 7, 6] {
+            sum.add(&Counters {
+                evicted_seconds,
+                ..Counters::default()
+            });
+        }
+        assert_eq!(sum.evicted_seconds, 7);
     }
 }

@@ -460,15 +460,15 @@ impl Shard {
     ///
     /// [`Full`] if the item has no room for one and there is no memory to write
     /// it anew.
-    pub fn set_exptime(&mut self, at: At, exptime: u32) -> Result<At, Full> {
+    pub fn set_exptime(&mut self, at: At, exptime: u32, now: u32) -> Result<At, Full> {
         let same = self.segments.item(at.location).exptime() == exptime;
         if same || self.segments.set_exptime(at.location, exptime) {
             return Ok(at);
         }
         let item = self.segments.item(at.location);
         let queue = self.segments.about(at.location.segment()).queue;
-        let (size, accessed) = (item.size() + item::UNIT, item.accessed());
-        let number = self.room_for(queue, size, accessed)?;
+        let size = item.size() + item::UNIT;
+        let number = self.room_for(queue, size, now)?;
         let item = self.segments.item(at.location);
         let (key, tail) = (item.key().to_vec(), item.tail().to_vec());
         let new = NewItem {

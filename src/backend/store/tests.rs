@@ -281,7 +281,7 @@ impl Tested {
                 self.compare(&key);
                 let (tag, now, exptime) = (Hash::new(&key, SEED).tag(), self.now, self.expiry(ttl));
                 let touched = self.write(|shard| match shard.find(tag, &key, now) {
-                    Some(at) => shard.set_exptime(at, exptime).map(Some),
+                    Some(at) => shard.set_exptime(at, exptime, now).map(Some),
                     None => Ok(None),
                 });
                 if let Some(Some(_)) = touched
@@ -441,7 +441,7 @@ impl Tested {
         for key in &keys {
             let (tag, now) = (Hash::new(key, SEED).tag(), self.now);
             self.write(|shard| match shard.find(tag, key, now) {
-                Some(at) => shard.set_exptime(at, now + 1).map(|_| ()),
+                Some(at) => shard.set_exptime(at, now + 1, now).map(|_| ()),
                 None => Ok(()),
             });
         }
@@ -613,7 +613,7 @@ fn a_value_that_is_lent_stays_as_it_was_whatever_becomes_of_its_item() {
             let at = shard.find(tag, &key(number), 1000).unwrap();
             shard.bump(at, 1001);
             shard.set_cas(at, 99);
-            shard.set_exptime(at, 2000).unwrap();
+            shard.set_exptime(at, 2000, 1001).unwrap();
             if number == 4 {
                 let at = shard.find(tag, &key(number), 1000).unwrap();
                 shard.remove(at);
