@@ -209,6 +209,14 @@ impl Shard {
         let (word, size) = (item.word(), item.size());
         let is_expired = item.is_expired(now);
         let tag = Hash::new(item.key(), self.settings.seed).tag();
+        let mut onward = None;
+        if !word.is_gone() && !is_expired && self.is_kept(tag) {
+            onward = self.room_to_keep(tag, queue, size, is_written, now);
+            if onward.is_none() {
+                // Nothing would be gained: somebody holds its value.
+                return false;
+            }
+        }
         self.order_mut(queue).cleared += size;
         if word.is_gone() {
             return true;
@@ -218,8 +226,8 @@ impl Shard {
         };
         if is_expired {
             self.expire(at);
-        } else if self.is_kept(tag) && self.keep(at, queue, is_written, now) {
-            // Its value could not be had anyway.
+        } else if let Some(number) = onward {
+            self.move_on(at, queue, number);
         } else if word.uses() == 0 || !self.spare(at, queue, is_written, now) {
             self.evict(at, queue, now);
         }
@@ -271,21 +279,24 @@ impl Shard {
         true
     }
 
-    /// Moves an item that is not to be evicted to the end of the main queue. Returns
-    /// whether that could be done.
-    fn keep(&mut self, at: At, queue: Queue, is_written: bool, now: u32) -> bool {
-        let size = self.segments.item(at.location).size();
-        let number = if queue == Queue::Main && is_written {
+    /// A segment of the main queue for an item that is not to be evicted, if it has not
+    /// been moved there too often.
+    fn room_to_keep(
+        &mut self,
+        tag: Tag,
+        queue: Queue,
+        size: usize,
+        is_written: bool,
+        now: u32,
+    ) -> Option<u16> {
+        if !self.may_move(tag) {
+            return None;
+        }
+        if queue == Queue::Main && is_written {
             // Not behind itself: its segment goes.
-            self.next_in_advance(Queue::Main, now)
-        } else {
-            self.room_in_advance(Queue::Main, size, now)
-        };
-        let Some(number) = number else {
-            return false;
-        };
-        self.move_on(at, queue, number);
-        true
+            return self.next_in_advance(Queue::Main, now);
+        }
+        self.room_in_advance(Queue::Main, size, now)
     }
 
     /// Moves an item to a segment of the main queue, which has room.

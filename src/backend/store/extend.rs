@@ -11,17 +11,17 @@ use super::change::{Mode, Store as Change, Stored, fits, longest};
 use super::hash::Tag;
 use super::large::Large;
 use super::log::Queue;
-use super::memory::{EXTENT_COST, LARGE_BYTES_MIN};
+use super::memory::LARGE_BYTES_MIN;
 use super::shard::{At, Full, Shard};
 use super::value::{Filling, Owned};
-use super::{Home, Store};
+use super::{Home, SHARD_BYTES_LEAST, Store};
 
 /// How often a value is copied anew because it has changed meanwhile. Then it is copied
 /// while its shard is locked.
 const ATTEMPTS_MAX: usize = 4;
 
 /// Times that an item is moved instead of evicted: enough to outlast all others, each of
-/// which is spared three times at most.
+/// which is spared three times at most. Then its queue goes no further.
 const ROUNDS_MAX: u32 = 8;
 
 /// What a key held, to be added to.
@@ -102,8 +102,8 @@ impl Store {
     fn extended(&self, base: &Base, store: &Change<'_>, now: u32) -> Result<Owned, Full> {
         let cost = base.large.as_ref().map_or(0, |large| large.cost());
         let len = base.len() + store.value.len();
-        // Whatever is evicted, there must be an item and its slot in the index.
-        let least = cost + len + 2 * EXTENT_COST;
+        // Others are to have something too, the index and the item among them.
+        let least = cost + len + self.slots.len() * SHARD_BYTES_LEAST;
         if least > self.memory.limit() {
             self.count_no_memory();
             return Err(Full);
@@ -189,14 +189,21 @@ impl Shard {
         kept.map(|kept| kept.cost).sum()
     }
 
-    /// Whether an item is to be moved to the main queue instead of being evicted.
-    pub(super) fn is_kept(&mut self, tag: Tag) -> bool {
-        let Some(kept) = self.kept.iter_mut().find(|kept| kept.tag == tag) else {
-            return false;
-        };
-        kept.queue = Queue::Main;
-        kept.rounds = kept.rounds.saturating_sub(1);
-        kept.rounds > 0
+    /// Whether an item is not to be evicted for now.
+    #[inline]
+    pub(super) fn is_kept(&self, tag: Tag) -> bool {
+        self.kept.iter().any(|kept| kept.tag == tag)
+    }
+
+    /// Whether such an item may once more be moved to the main queue instead; notes it.
+    pub(super) fn may_move(&mut self, tag: Tag) -> bool {
+        let kept = self.kept.iter_mut().find(|kept| kept.tag == tag);
+        kept.is_some_and(|kept| {
+            kept.queue = Queue::Main;
+            let may = kept.rounds > 0;
+            kept.rounds = kept.rounds.saturating_sub(1);
+            may
+        })
     }
 
     /// Copies what an item holds and what is added to it together.
@@ -319,6 +326,22 @@ mod tests {
             get(&store, b"large").map(|value| value.len()),
             Some(16 << 20)
         );
+    }
+
+    #[test]
+    fn what_is_added_to_is_still_there_when_memory_does_not_suffice() {
+        let store = store(32, 4);
+        // What a client that reads slowly has not taken yet.
+        let lent = store.gather(&vec![1; 12 << 20], NOW).unwrap();
+        set(&store, b"large", &[7; 12 << 20]);
+        fill(&store, 2000);
+        assert_eq!(append(&store, b"large", b"8"), Err(Full));
+        assert_eq!(
+            get(&store, b"large").map(|value| value.len()),
+            Some(12 << 20)
+        );
+        drop(lent);
+        assert!(append(&store, b"large", b"8").is_ok());
     }
 
     #[test]
