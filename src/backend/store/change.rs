@@ -401,6 +401,7 @@ mod tests {
                 key: b"key",
                 up: true,
                 delta: 1,
+                value_bytes_max: [1000; 2],
                 compare: 0,
                 cas: None,
                 exptime: None,
