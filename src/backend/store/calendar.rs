@@ -79,15 +79,26 @@ impl Calendar {
         self.spans.iter().sum()
     }
 
+    /// Whether something may have expired.
+    pub(super) fn has_begun(&self, now: u32) -> bool {
+        self.earliest <= now
+    }
+
+    /// Seconds since counting began.
+    pub(super) fn age(&self, now: u32) -> u32 {
+        now.saturating_sub(self.since)
+    }
+
     /// Whether nothing will expire any more.
     pub(super) fn is_over(&self, now: u32) -> bool {
-        self.latest <= now
+        // What was to be the last may be gone.
+        self.latest <= now || self.expired(now) == self.sum()
     }
 
     /// About how much has expired.
     #[inline]
     pub(super) fn expired(&self, now: u32) -> u32 {
-        if self.earliest > now {
+        if !self.has_begun(now) {
             return 0;
         }
         if self.latest <= now {

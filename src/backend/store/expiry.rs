@@ -13,6 +13,10 @@ use super::shard::Shard;
 /// can.
 const WORTHWHILE: usize = 16;
 
+/// Seconds after which it is walked for whatever has expired, however little: what is told
+/// of a segment may be far from true when items went before their time.
+const OVERDUE_SECONDS: u32 = 900;
+
 /// Segments that are looked at for the work of one item.
 const GLANCES: usize = 8;
 
@@ -45,8 +49,11 @@ impl Sweep {
 
 /// Whether enough of a segment has expired.
 fn is_due(segment: &Segment, now: u32) -> bool {
-    let expired = segment.expiring.expired(now) as usize;
-    expired > 0 && (expired * WORTHWHILE >= segment.weight() || segment.expiring.is_over(now))
+    let expiring = &segment.expiring;
+    let expired = expiring.expired(now) as usize;
+    let is_overdue = expiring.has_begun(now) && expiring.age(now) >= OVERDUE_SECONDS;
+    let is_worthwhile = expired * WORTHWHILE >= segment.weight() || expiring.is_over(now);
+    expired > 0 && is_worthwhile || is_overdue
 }
 
 impl Shard {
@@ -148,6 +155,7 @@ mod tests {
         let weight = u32::try_from(EXTENT_BYTES / 100).unwrap();
         let mut segment = Segment {
             used: EXTENT_BYTES,
+            live: EXTENT_BYTES,
             ..Segment::default()
         };
         for &(items, exptime) in expiring {
@@ -170,6 +178,22 @@ mod tests {
         let few = segment(&[(1, 10), (1, 20)]);
         assert!(!is_due(&few, 15));
         assert!(is_due(&few, 20));
+    }
+
+    #[test]
+    fn what_went_before_its_time_is_not_waited_for() {
+        let mut few = segment(&[(1, 10), (1, 1000)]);
+        assert!(!is_due(&few, 15));
+        few.expiring.remove(1000, u32::try_from(EXTENT_BYTES / 100).unwrap());
+        assert!(is_due(&few, 16));
+    }
+
+    #[test]
+    fn nothing_is_waited_for_without_end() {
+        let few = segment(&[(1, 10), (1, 1_000_000)]);
+        assert!(!is_due(&few, OVERDUE_SECONDS - 1) && is_due(&few, OVERDUE_SECONDS));
+        let none = segment(&[(1, 1000), (1, 1_000_000)]);
+        assert!(!is_due(&none, OVERDUE_SECONDS));
     }
 
     #[test]
