@@ -63,26 +63,41 @@ impl Store {
     /// # Errors
     ///
     /// [`Full`] if there is no memory for it, and none to be made.
+    #[inline]
     pub fn store(&self, store: &Change<'_>, now: u32) -> Result<Stored, Full> {
         let home = self.home(store.key);
-        if matches!(store.mode, Mode::Append | Mode::Prepend) {
-            for _ in 0..ATTEMPTS_MAX {
-                let Some((base, _keeping)) = self.keep_base(home, store, now) else {
-                    break;
-                };
-                let ready = self.extended(&base, store, now)?;
-                let stored = self.write(home, now, |shard, tag| {
-                    if !shard.still_holds(tag, store.key, &base, now) {
-                        return Ok(None);
-                    }
-                    shard.store_ready(tag, store, Some(&ready), now).map(Some)
-                })?;
-                if let Some(stored) = stored {
-                    return Ok(stored);
-                }
-            }
+        if matches!(store.mode, Mode::Append | Mode::Prepend)
+            && let Some(stored) = self.add_to_large(home, store, now)?
+        {
+            return Ok(stored);
         }
         self.write(home, now, |shard, tag| shard.store(tag, store, now))
+    }
+
+    /// Adds to a value, if that makes a large one which may be stored and it does not
+    /// change all the time.
+    fn add_to_large(
+        &self,
+        home: Home<'_>,
+        store: &Change<'_>,
+        now: u32,
+    ) -> Result<Option<Stored>, Full> {
+        for _ in 0..ATTEMPTS_MAX {
+            let Some((base, _keeping)) = self.keep_base(home, store, now) else {
+                break;
+            };
+            let ready = self.extended(&base, store, now)?;
+            let stored = self.write(home, now, |shard, tag| {
+                if !shard.still_holds(tag, store.key, &base, now) {
+                    return Ok(None);
+                }
+                shard.store_ready(tag, store, Some(&ready), now).map(Some)
+            })?;
+            if stored.is_some() {
+                return Ok(stored);
+            }
+        }
+        Ok(None)
     }
 
     /// What is to be added to, if together they are a large value that may be stored.

@@ -143,6 +143,17 @@ impl Segment {
         }
     }
 
+    /// Notes that an item has become another.
+    #[inline]
+    fn replace(&mut self, offset: usize, old: Trace, new: Trace) {
+        self.live = self.live - old.size + new.size;
+        self.larges = self.larges - u32::from(old.is_large) + u32::from(new.is_large);
+        if offset < self.counted && (old.exptime, old.weight()) != (new.exptime, new.weight()) {
+            self.expiring.remove(old.exptime, old.weight());
+            self.expiring.add(new.exptime, new.weight());
+        }
+    }
+
     /// Forgets an item.
     #[inline]
     fn remove(&mut self, offset: usize, trace: Trace) {
@@ -370,8 +381,7 @@ impl Segments {
         }
         self.garbage += old_size - size;
         let segment = self.about_mut(at.segment());
-        segment.remove(at.offset(), old);
-        segment.add(at.offset(), trace);
+        segment.replace(at.offset(), old, trace);
     }
 
     /// Copies an item behind those of another segment, which has room. The old
@@ -420,8 +430,7 @@ impl Segments {
             return false;
         }
         let segment = self.about_mut(at.segment());
-        segment.remove(at.offset(), old);
-        segment.add(at.offset(), Trace { exptime, ..old });
+        segment.replace(at.offset(), old, Trace { exptime, ..old });
         true
     }
 
