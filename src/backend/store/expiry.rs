@@ -184,7 +184,8 @@ mod tests {
     fn what_went_before_its_time_is_not_waited_for() {
         let mut few = segment(&[(1, 10), (1, 1000)]);
         assert!(!is_due(&few, 15));
-        few.expiring.remove(1000, u32::try_from(EXTENT_BYTES / 100).unwrap());
+        few.expiring
+            .remove(1000, u32::try_from(EXTENT_BYTES / 100).unwrap());
         assert!(is_due(&few, 16));
     }
 
