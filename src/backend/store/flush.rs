@@ -112,7 +112,7 @@ impl Shard {
     }
 
     /// Drops everything. Takes no step for any segment or item; the memory is given back
-    /// with [`Self::take_dropped`].
+    /// with `take_dropped`.
     pub fn flush(&mut self) {
         self.flush_at = None;
         self.forget_flushed();
