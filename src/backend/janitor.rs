@@ -19,10 +19,6 @@ const SLICES: usize = 32;
 /// items are gone in seconds.
 const BUSY_PAUSE: Duration = Duration::from_millis(10);
 
-/// Huge pages that are made of small ones between two rounds, if there is nothing else to
-/// do: two or three milliseconds.
-const MENDS: usize = 4;
-
 /// A pause while there is none. Times to live are whole seconds.
 const IDLE_PAUSE: Duration = Duration::from_millis(250);
 
@@ -56,14 +52,14 @@ impl Janitor {
             .name("janitor".to_owned())
             .spawn(move || {
                 while !seen.load(Ordering::Relaxed) {
-                    let is_busy = round(&store, desk.as_ref(), &seen);
-                    let (pause, mends) = if is_busy {
-                        (BUSY_PAUSE, 1)
+                    if round(&store, desk.as_ref(), &seen) {
+                        thread::park_timeout(BUSY_PAUSE);
                     } else {
-                        (IDLE_PAUSE, MENDS)
-                    };
-                    thread::park_timeout(pause);
-                    let _ = (0..mends).all(|_| store.memory().mend());
+                        thread::park_timeout(IDLE_PAUSE);
+                        // One at a time: it takes a millisecond, in which whoever needs
+                        // memory may wait.
+                        store.memory().mend();
+                    }
                 }
             })?;
         Ok(Self {
