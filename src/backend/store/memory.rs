@@ -393,7 +393,7 @@ impl Memory {
     pub fn mend(&self) -> bool {
         // Of what is in use some pages have never been written, in a cache of which little
         // is used most.
-        self.has_grown(4) && has_huge_pages() && (self.extents.mend() || self.pages.mend())
+        self.has_grown(4) && has_huge_pages() && (self.extents.mend() | self.pages.mend())
     }
 
     /// Counts `cost` as taken, if the limit allows it; if need be spare memory goes back
