@@ -6,6 +6,9 @@
 
 use std::sync::LazyLock;
 
+#[cfg(target_os = "linux")]
+use rustix::mm::MlockFlags;
+
 /// From this size on the allocator takes memory of its own from the system for each
 /// allocation, in bytes: the most that glibc lets itself be taught.
 #[cfg(target_env = "gnu")]
@@ -67,8 +70,8 @@ fn set(what: i32, bytes: i32) {
 /// Gives back the pages that lie whole within `bytes`, which stay usable: what was in
 /// them is lost, and they are taken from the system again when they are written.
 ///
-/// Says whether the system took them. Pages that are locked in memory it takes from Linux
-/// 5.18 on.
+/// Says whether the system took them. Pages that are locked in memory are locked again as
+/// they are written.
 pub fn give_back(bytes: &mut [u8]) -> bool {
     let page = rustix::param::page_size();
     let before = bytes.as_ptr().align_offset(page);
@@ -83,9 +86,27 @@ pub fn give_back(bytes: &mut [u8]) -> bool {
     // of a file as the file does: all are bytes that `u8` can have.
     let advise = |advice| unsafe { libc::madvise(start.cast(), len, advice) } == 0;
     #[cfg(target_os = "linux")]
-    return advise(libc::MADV_DONTNEED) || advise(libc::MADV_DONTNEED_LOCKED);
+    return advise(libc::MADV_DONTNEED)
+        || advise(libc::MADV_DONTNEED_LOCKED)
+        || without_lock(&mut whole[..len], || advise(libc::MADV_DONTNEED));
     #[cfg(not(target_os = "linux"))]
     advise(libc::MADV_DONTNEED)
+}
+
+/// Calls `give` while whole pages that were locked are not, and has them locked again as they
+/// are written: locked ones are not given back by Linux before 5.18.
+#[cfg(target_os = "linux")]
+fn without_lock(pages: &mut [u8], give: impl FnOnce() -> bool) -> bool {
+    let (start, len) = (pages.as_mut_ptr().cast(), pages.len());
+    // SAFETY: the range is that of a slice. Whether it is locked changes no byte.
+    let is_unlocked = unsafe { rustix::mm::munlock(start, len) }.is_ok();
+    let is_given = is_unlocked && give();
+    // SAFETY: as above.
+    let locked = unsafe { rustix::mm::mlock_with(start, len, MlockFlags::ONFAULT) };
+    if let Err(error) = locked {
+        tracing::trace!(%error, "pages stay unlocked");
+    }
+    is_given
 }
 
 /// Bytes of a huge page, where we use them.
@@ -176,5 +197,30 @@ mod tests {
         assert!(give_back(&mut map[..page - 1]) && map[0] == 7);
         map.lock().unwrap();
         assert!(give_back(&mut map) && map.iter().all(|&byte| byte == 0));
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn pages_are_locked_again_when_they_have_been_given_back() {
+        let page = rustix::param::page_size();
+        let locked = |map: &[u8]| -> Option<String> {
+            let all = std::fs::read_to_string("/proc/self/smaps").unwrap();
+            let from = format!("{:x}-", map.as_ptr().addr());
+            let mut lines = all.lines().skip_while(|line| !line.starts_with(&from));
+            Some(lines.find(|line| line.starts_with("Locked:"))?.to_owned())
+        };
+        let mut map = memmap2::MmapMut::map_anon(4 * page).unwrap();
+        map.fill(7);
+        map.lock().unwrap();
+        let before = locked(&map);
+        let mut seen = None;
+        assert!(without_lock(&mut map, || {
+            seen = Some(());
+            true
+        }));
+        assert!(seen.is_some() && map[0] == 7);
+        map.fill(8);
+        assert!(before.is_some() && locked(&map) == before);
+        assert!(!without_lock(&mut map, || false));
     }
 }

@@ -23,12 +23,6 @@ pub(super) struct Calendar {
     spans: [u32; SPANS],
 }
 
-impl Default for Calendar {
-    fn default() -> Self {
-        Self::new(0)
-    }
-}
-
 /// The span that a second lies in, so many seconds after counting began.
 #[inline]
 fn span_of(seconds: u32) -> usize {

@@ -207,7 +207,9 @@ impl Shard {
                 debug_assert!(self.segments.about(target).items > 0);
                 return;
             } else {
-                // No memory to go on with: what has been moved has been moved.
+                // No memory to go on with: what has been moved has been moved. And none to
+                // begin again, until there is more to gain.
+                self.segments.garbage = 0;
                 return self.end_compaction(work.target);
             }
         }

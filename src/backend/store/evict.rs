@@ -204,7 +204,8 @@ impl Shard {
         };
         let is_written = order.segments.len() == 1;
         let Some((location, item)) = self.segments.walk(number, order.cleared).next() else {
-            return self.clear_end(queue, number, is_written);
+            self.clear_end(queue, number, is_written);
+            return true;
         };
         let (word, size) = (item.word(), item.size());
         let is_expired = item.is_expired(now);
@@ -237,15 +238,14 @@ impl Shard {
         true
     }
 
-    /// All of a segment has been cleared. Returns whether that has freed anything.
-    fn clear_end(&mut self, queue: Queue, number: u16, is_written: bool) -> bool {
+    /// Gives a segment back all of which has been cleared.
+    fn clear_end(&mut self, queue: Queue, number: u16, is_written: bool) {
         debug_assert_eq!(self.segments.about(number).items, 0);
         if is_written {
             self.drop_written(queue);
         } else {
             self.drop_if_done(number);
         }
-        true
     }
 
     /// The slot of the item at a location.

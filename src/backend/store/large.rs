@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use super::memory::{Memory, PAGE_BYTES, PIECE_COST};
+use super::memory::{Memory, PAGE_BYTES, PIECE_BYTES_MIN, PIECE_COST};
 use crate::net::outbox::Parts;
 use crate::net::span::Span;
 
@@ -79,8 +79,12 @@ impl Large {
             if let Some(piece) = self.memory.piece(wanted, room, after) {
                 self.add(piece);
                 wanted = to.saturating_sub(self.held);
+            } else if wanted > PIECE_BYTES_MIN {
+                wanted = (wanted / 2)
+                    .next_multiple_of(PAGE_BYTES)
+                    .max(PIECE_BYTES_MIN);
             } else {
-                wanted = wanted / 2 / PAGE_BYTES * PAGE_BYTES;
+                break;
             }
         }
     }

@@ -15,9 +15,9 @@
 
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
-use super::pool::Pool;
+use super::pool::{Pool, lock};
 use crate::net::lend::Pages;
 use crate::net::memory::{HUGE_BYTES, has_huge_pages};
 use crate::net::outbox::LENT_MAX;
@@ -38,9 +38,9 @@ pub(super) const PAGE_BYTES: usize = 4096;
 /// Most bytes that a large value asks for at a time.
 pub(super) const PIECE_BYTES_MAX: usize = 1 << 20;
 
-/// A large value lies in shorter pieces than it asks for if there are no others, but in
-/// none shorter than this.
-const PIECE_BYTES_MIN: usize = 16 * 1024;
+/// A large value lies in shorter pieces than it asks for if there are no others, but in none
+/// shorter than this, save at its end: what they leave between them is of no use to others.
+pub(super) const PIECE_BYTES_MIN: usize = 16 * 1024;
 
 const _: () = assert!(EXTENT_BYTES <= HUGE_BYTES && PIECE_BYTES_MAX <= HUGE_BYTES);
 
@@ -48,8 +48,9 @@ const _: () = assert!(EXTENT_BYTES <= HUGE_BYTES && PIECE_BYTES_MAX <= HUGE_BYTE
 /// references and an entry in a table.
 pub(super) const PIECE_COST: usize = 128;
 
-/// What an extent costs beside: its entries in the tables of its shard.
-const EXTENT_COST_BESIDE: usize = 256;
+/// What an extent costs beside: its entries in the tables of its shard, with the room that
+/// these keep for more.
+const EXTENT_COST_BESIDE: usize = 512;
 
 /// What an extent costs.
 pub(super) const EXTENT_COST: usize = EXTENT_BYTES + EXTENT_COST_BESIDE;
@@ -72,6 +73,13 @@ const SPARE_DIVISOR: usize = 64;
 const SPARE_BYTES_MIN: usize = 2 * HUGE_BYTES;
 const SPARE_BYTES_MAX: usize = 16 << 20;
 
+/// Spare memory goes back to the system by so many bytes if others need some of it, however
+/// little: what a piece costs beside its pages is a few bytes each time.
+const RELEASE_BYTES_MIN: usize = 64 * 1024;
+
+/// A limit that is lowered takes effect by so many bytes at a time.
+const STEP_BYTES: usize = 4 * EXTENT_BYTES;
+
 /// Share of the limit, as a divisor, that values on their way in may have taken for what
 /// is not about to come yet. Beyond that they take memory as they are filled: who announces
 /// much and sends little holds little.
@@ -85,10 +93,16 @@ const RAGGED_DIVISOR: usize = 8;
 #[derive(Debug)]
 pub struct Memory {
     limit: AtomicUsize,
+    /// What may be taken: the limit, or more for a while after that has been lowered. Whoever
+    /// asks for memory does not have to make up for all of the difference.
+    bound: AtomicUsize,
     /// Bytes taken from the system, in use or spare, with what they cost beside.
     taken: AtomicUsize,
     /// Bytes of them that are spare.
     spare: AtomicUsize,
+    /// Held while spare memory is on its way to the system or from it. Who finds none in the
+    /// pools waits for that.
+    in_transit: Mutex<()>,
     /// Bytes of them that values on their way in have taken early.
     pub(super) early: AtomicUsize,
     /// Worker threads that may borrow.
@@ -100,6 +114,9 @@ pub struct Memory {
     extents: Pool,
     /// Pages of large values that nobody uses.
     pages: Pool,
+    /// Whether the system has no more, in tests.
+    #[cfg(test)]
+    pub(super) is_exhausted: std::sync::atomic::AtomicBool,
 }
 
 /// What is to be taken of a pool.
@@ -157,14 +174,18 @@ impl Memory {
     pub fn lending(limit: usize, threads: usize) -> Arc<Self> {
         Arc::new(Self {
             limit: AtomicUsize::new(limit),
+            bound: AtomicUsize::new(limit),
             taken: AtomicUsize::new(0),
             spare: AtomicUsize::new(0),
+            in_transit: Mutex::default(),
             early: AtomicUsize::new(0),
             threads: threads.max(1),
             lent: Mutex::default(),
             lent_count: AtomicUsize::new(0),
             extents: Pool::default(),
             pages: Pool::default(),
+            #[cfg(test)]
+            is_exhausted: false.into(),
         })
     }
 
@@ -174,10 +195,36 @@ impl Memory {
         self.limit.load(Ordering::Relaxed)
     }
 
-    /// Changes the limit. If more is taken, it is for the shards to evict.
+    /// Changes the limit. If more is in use, it is for [`Self::settle`] to go down to it.
     pub fn set_limit(&self, limit: usize) {
         self.limit.store(limit, Ordering::Relaxed);
-        self.release();
+        self.set_bound(limit.max(self.used()));
+    }
+
+    /// Goes a step towards a limit that has been lowered, if the last one has been evicted.
+    pub(super) fn settle(&self) {
+        let (limit, bound, used) = (self.limit(), self.bound(), self.used());
+        if bound < limit || bound > limit && used <= bound {
+            self.set_bound(limit.max(used.saturating_sub(STEP_BYTES)));
+        }
+    }
+
+    fn set_bound(&self, bound: usize) {
+        self.bound.store(bound, Ordering::Relaxed);
+        self.collect();
+        let _transit = lock(&self.in_transit);
+        while self.over() > 0 && self.release_some(self.over()) {}
+    }
+
+    /// The most that may be taken for now, in bytes.
+    #[inline]
+    fn bound(&self) -> usize {
+        self.bound.load(Ordering::Relaxed)
+    }
+
+    /// Bytes taken beyond that.
+    fn over(&self) -> usize {
+        self.taken().saturating_sub(self.bound())
     }
 
     /// Bytes taken from the system, in use or spare, with what they cost beside.
@@ -186,10 +233,10 @@ impl Memory {
         self.taken.load(Ordering::Relaxed)
     }
 
-    /// Whether more is taken than may be.
+    /// Whether more is in use than may be.
     #[inline]
     pub fn is_over(&self) -> bool {
-        self.taken() > self.limit()
+        self.used() > self.bound()
     }
 
     /// Whether an extent could be had.
@@ -201,8 +248,13 @@ impl Memory {
     /// Whether so many bytes could be had.
     #[inline]
     pub fn has_free(&self, bytes: usize) -> bool {
-        self.used().saturating_add(bytes) <= self.limit()
-            || self.collect() && self.used().saturating_add(bytes) <= self.limit()
+        self.fits(bytes) || self.collect() && self.fits(bytes)
+    }
+
+    /// Whether so many bytes more may be in use.
+    #[inline]
+    fn fits(&self, bytes: usize) -> bool {
+        self.used().saturating_add(bytes) <= self.bound()
     }
 
     /// Whether there is so much that a part of it may be lent.
@@ -296,7 +348,8 @@ impl Memory {
     /// Gives all spare memory back to the system.
     pub fn release(&self) {
         self.collect();
-        while self.release_some() {}
+        let _transit = lock(&self.in_transit);
+        while self.release_some(usize::MAX) {}
     }
 
     /// Whether so many bytes are too many to be taken early; counts them if not.
@@ -333,7 +386,7 @@ impl Memory {
             room,
             after,
         } = wanted;
-        let fitting = || self.take_spare(|| pool.take(bytes, room, after));
+        let fitting = || self.take_spare(bytes, || pool.take(bytes, room, after));
         if let Some(span) = fitting() {
             return Some(span);
         }
@@ -344,7 +397,7 @@ impl Memory {
         }
         if !self.claim_free(bytes) {
             // Shorter pieces that are spare need not be given back and taken again.
-            let shorter = self.take_spare(|| pool.take_longest(least, bytes));
+            let shorter = self.take_spare(least, || pool.take_longest(least, bytes));
             if shorter.is_some() || !self.claim(bytes) {
                 return shorter;
             }
@@ -356,10 +409,10 @@ impl Memory {
         mapped
     }
 
-    /// What `take` takes of what is spare.
-    fn take_spare(&self, take: impl FnOnce() -> Option<Span>) -> Option<Span> {
-        // Where more is taken than may be, spare memory is what goes first.
-        if self.is_over() {
+    /// What `take` takes of what is spare, `least` or more.
+    fn take_spare(&self, least: usize, take: impl FnOnce() -> Option<Span>) -> Option<Span> {
+        // Where too much is in use, spare memory is what goes first.
+        if !self.fits(least) {
             return None;
         }
         let span = take()?;
@@ -370,7 +423,11 @@ impl Memory {
     /// Takes a huge page, all of which is spare then, if the limit allows it. Says whether it
     /// did.
     fn take_huge(&self, pool: &Pool) -> bool {
-        if !self.has_grown(1) || !has_huge_pages() || !self.claim_free(HUGE_BYTES) {
+        if !self.has_grown(1) || !has_huge_pages() {
+            return false;
+        }
+        let _transit = lock(&self.in_transit);
+        if !self.claim_free(HUGE_BYTES) {
             return false;
         }
         // Counted before somebody else can have it.
@@ -393,7 +450,7 @@ impl Memory {
     pub fn mend(&self) -> bool {
         // Of what is in use some pages have never been written, in a cache of which little
         // is used most.
-        self.has_grown(4) && has_huge_pages() && (self.extents.mend() | self.pages.mend())
+        self.has_grown(4) && has_huge_pages() && (self.extents.mend() || self.pages.mend())
     }
 
     /// Counts `cost` as taken, if the limit allows it; if need be spare memory goes back
@@ -403,7 +460,15 @@ impl Memory {
             return true;
         }
         self.collect();
-        while self.used().saturating_add(cost) <= self.limit() && self.release_some() {
+        let _transit = lock(&self.in_transit);
+        while self.fits(cost) {
+            let missing = self
+                .taken()
+                .saturating_add(cost)
+                .saturating_sub(self.bound());
+            if !self.release_some(missing.max(RELEASE_BYTES_MIN)) {
+                return false;
+            }
             if self.claim_free(cost) {
                 return true;
             }
@@ -412,15 +477,19 @@ impl Memory {
     }
 
     fn claim_free(&self, cost: usize) -> bool {
-        let limit = self.limit();
+        let bound = self.bound();
         self.taken
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |taken| {
-                taken.checked_add(cost).filter(|&sum| sum <= limit)
+                taken.checked_add(cost).filter(|&sum| sum <= bound)
             })
             .is_ok()
     }
 
     fn mapped<T>(&self, map: impl Fn() -> io::Result<T>) -> Option<T> {
+        #[cfg(test)]
+        if self.is_exhausted.load(Ordering::Relaxed) {
+            return None;
+        }
         let mapped = map().or_else(|_| {
             // Perhaps there are no more addresses: there are those of the other pool.
             self.forget_empty();
@@ -443,33 +512,49 @@ impl Memory {
         // Counted before somebody else can have them.
         self.spare.fetch_add(span.len(), Ordering::Relaxed);
         let keep = (self.limit() / SPARE_DIVISOR).clamp(SPARE_BYTES_MIN, SPARE_BYTES_MAX);
-        let keep = if self.is_over() { 0 } else { keep };
-        pool.spare(span);
-        while pool
-            .take_surplus(keep / page_bytes() * page_bytes())
-            .is_some_and(|surplus| self.empty(pool, surplus))
-        {}
+        let mut spare = pool.spare(span);
+        let surplus = |spare: usize| spare.saturating_sub(keep).max(self.over().min(spare));
+        if surplus(spare) == 0 {
+            return;
+        }
+        let _transit = lock(&self.in_transit);
+        while surplus(spare) > 0 {
+            match self.release_from(pool, surplus(spare)) {
+                0 => break,
+                released => spare = spare.saturating_sub(released),
+            }
+        }
     }
 
-    /// Gives spare memory back to the system, that of large values first. Says whether
-    /// there was any that it took.
-    fn release_some(&self) -> bool {
+    /// Gives as many as `bytes` of spare memory back to the system, of that of large values
+    /// first. Says whether there was any that it took. Whoever calls it holds `in_transit`.
+    fn release_some(&self, bytes: usize) -> bool {
         let mut pools = [&self.pages, &self.extents].into_iter();
-        let found = pools.find_map(|pool| Some((pool, pool.take_to_release()?)));
-        found.is_some_and(|(pool, span)| self.empty(pool, span))
+        pools.any(|pool| self.release_from(pool, bytes) > 0)
     }
 
-    /// Gives the memory of spare pages back to the system. Says whether it took it.
-    fn empty(&self, pool: &Pool, span: Span) -> bool {
+    /// Gives a run of as many as `bytes` of spare pages back to the system. Says how many it
+    /// took.
+    fn release_from(&self, pool: &Pool, bytes: usize) -> usize {
+        let page = page_bytes();
+        let pages = bytes
+            .checked_next_multiple_of(page)
+            .unwrap_or(bytes / page * page);
+        let released = pool.take_to_release(pages);
+        released.map_or(0, |span| self.empty(pool, span))
+    }
+
+    /// Gives the memory of spare pages back to the system. Says how many bytes it took.
+    fn empty(&self, pool: &Pool, span: Span) -> usize {
         let len = span.len();
         if let Err(span) = pool.empty(span) {
             // What the system does not take stays, and counts.
             pool.spare(span);
-            return false;
+            return 0;
         }
         self.spare.fetch_sub(len, Ordering::Relaxed);
         self.taken.fetch_sub(len, Ordering::Relaxed);
-        true
+        len
     }
 }
 
@@ -479,13 +564,9 @@ impl Drop for Memory {
     }
 }
 
-/// Bytes of a page of this system, as far as pieces are made for it.
+/// Bytes of a page of this system, or of what we take for one.
 fn page_bytes() -> usize {
-    rustix::param::page_size().clamp(PAGE_BYTES, PIECE_BYTES_MIN)
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+    rustix::param::page_size().max(PAGE_BYTES)
 }
 
 #[cfg(test)]

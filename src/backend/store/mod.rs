@@ -49,9 +49,13 @@ use memory::{EXTENT_COST, PIECE_COST};
 /// one being cleared are a small part of it.
 const SHARD_BYTES_MIN: usize = 32 * EXTENT_BYTES;
 
-/// The limit can be lowered to so much for each shard: an extent for its index, one for
-/// each queue, and one to copy to or for a value that is large.
-const SHARD_BYTES_LEAST: usize = 4 * EXTENT_BYTES;
+/// What each shard needs whatever large values there are: an extent for its index and one for
+/// each queue.
+const SHARD_BYTES_BESIDE: usize = 3 * EXTENT_BYTES;
+
+/// The limit can be lowered to so much for each shard: there is one more to copy to or for a
+/// value that is large.
+const SHARD_BYTES_LEAST: usize = SHARD_BYTES_BESIDE + EXTENT_BYTES;
 
 /// Log that the segment numbers of a shard can reach, with room to spare.
 const SHARD_BYTES_MAX: usize = 4 << 30;
@@ -226,10 +230,13 @@ impl Store {
     }
 
     /// Changes the most memory there may be, to no less than what the shards need to
-    /// keep anything. What is too much goes in the course of the next [`Self::tidy`].
+    /// keep anything, and no more than they can reach. What is too much goes in the course
+    /// of the next [`Self::tidy`].
     pub fn set_memory_bytes_max(&self, bytes: usize) {
-        let least = MEMORY_BYTES_MIN.max(self.slots.len() * SHARD_BYTES_LEAST);
-        self.memory.set_limit(bytes.max(least));
+        let shards = self.slots.len();
+        let least = MEMORY_BYTES_MIN.max(shards * SHARD_BYTES_LEAST);
+        let most = shards.saturating_mul(SHARD_BYTES_MAX);
+        self.memory.set_limit(bytes.clamp(least, most));
     }
 
     /// Where a key belongs.
@@ -338,19 +345,27 @@ impl Store {
     ///
     /// [`Full`] if there is no memory, and none to be made.
     pub fn prepare(&self, filling: &mut Filling, now: u32) -> Result<(), Full> {
-        for _ in 0..ATTEMPTS_MAX {
-            if filling.prepare().is_ok() {
-                return Ok(());
-            }
-            if !self.make_room_for(filling.ahead() + PIECE_COST, SLICE, now) {
-                break;
+        let mut prepared = filling.prepare();
+        // Nothing is evicted for what cannot be.
+        if prepared.is_err() && self.could_hold(filling.len()) {
+            for _ in 0..ATTEMPTS_MAX {
+                let made = self.make_room_for(filling.ahead() + PIECE_COST, SLICE, now);
+                prepared = filling.prepare();
+                if prepared.is_ok() || !made {
+                    break;
+                }
             }
         }
-        let prepared = filling.prepare();
         if prepared.is_err() {
             self.count_no_memory();
         }
         prepared
+    }
+
+    /// Whether there could be so many bytes of large values, if all others went.
+    fn could_hold(&self, bytes: usize) -> bool {
+        let beside = self.slots.len() * SHARD_BYTES_BESIDE;
+        bytes.saturating_add(beside) <= self.memory.limit()
     }
 
     /// Drops everything, now or at that second.
@@ -386,6 +401,7 @@ impl Store {
         slot.note(&shard);
         drop(shard);
         drop(dropped);
+        self.memory.settle();
         // From whichever shard has most, so that each gives what it needs least.
         more | (self.memory.is_over() && self.make_room_for(0, work, now))
     }

@@ -56,6 +56,9 @@ struct Empty {
     looked_at: usize,
     /// How often that was to be done since memory last came or went by small pages.
     calm: u32,
+    /// Whether addresses have been forgotten that lay in one huge page with others: of those
+    /// in use it is not known any more whether all around them is.
+    is_torn: bool,
 }
 
 impl Pool {
@@ -69,24 +72,19 @@ impl Pool {
         lock(&self.spare).take_longest(least, bytes)
     }
 
-    /// Spare pages to give back to the system: of a huge page all, if they are spare.
-    pub(super) fn take_to_release(&self) -> Option<Span> {
+    /// Spares pages. Says how many bytes are spare then.
+    pub(super) fn spare(&self, span: Span) -> usize {
         let mut spare = lock(&self.spare);
-        let huge = spare.take_aligned(HUGE_BYTES);
-        huge.or_else(|| spare.take_longest(1, HUGE_BYTES))
+        spare.add(span);
+        spare.bytes()
     }
 
-    /// Spares pages.
-    pub(super) fn spare(&self, span: Span) {
-        lock(&self.spare).add(span);
-    }
-
-    /// What is spare beyond `bytes_max`, piece by piece, to give it back to the system: the
-    /// shortest first, which are of least use.
-    pub(super) fn take_surplus(&self, bytes_max: usize) -> Option<Span> {
+    /// As many as `bytes` of spare pages, to give them back to the system: a huge page
+    /// before others, or few long runs before many short ones.
+    pub(super) fn take_to_release(&self, bytes: usize) -> Option<Span> {
         let mut spare = lock(&self.spare);
-        let surplus = spare.bytes().checked_sub(bytes_max + 1)? + 1;
-        spare.take_shortest(surplus)
+        let huge = (bytes >= HUGE_BYTES).then(|| spare.take_aligned(HUGE_BYTES));
+        huge.flatten().or_else(|| spare.take_within(bytes))
     }
 
     /// Addresses of `bytes` in one piece, at most of a huge page, without memory; from where
@@ -145,7 +143,7 @@ impl Pool {
     pub(super) fn mend(&self) -> bool {
         let mut empty = lock(&self.empty);
         empty.calm = empty.calm.saturating_add(1);
-        if empty.calm < CALM_MIN {
+        if empty.calm < CALM_MIN || empty.is_torn {
             return false;
         }
         for _ in 0..LOOKS_MAX {
@@ -172,7 +170,11 @@ impl Pool {
     /// Gives all addresses back to the system behind which there is no memory, as far as
     /// nothing else that has been mapped with them is in use.
     pub(super) fn forget_empty(&self) {
-        drop(std::mem::take(&mut *lock(&self.empty)));
+        let torn = Empty {
+            is_torn: true,
+            ..Empty::default()
+        };
+        drop(std::mem::replace(&mut *lock(&self.empty), torn));
     }
 }
 
@@ -215,7 +217,7 @@ fn area() -> io::Result<Vec<Span>> {
     Ok(all)
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -302,18 +304,29 @@ mod tests {
     }
 
     #[test]
-    fn spare_pages_beyond_a_bound_go_back_the_shortest_first() {
+    fn no_more_is_released_than_is_asked_for() {
         let pool = Pool::default();
         let [one, other, third] = [(); 3].map(|()| pool.map(BYTES, BYTES, None).unwrap());
-        pool.spare(one);
-        pool.spare(other);
-        assert!(pool.take_surplus(2 * BYTES).is_none());
         let (gap, third) = third.split_at(BYTES / 4);
-        pool.spare(third);
-        let surplus = pool.take_surplus(2 * BYTES).unwrap();
-        assert_eq!(surplus.len(), BYTES / 4 * 3);
-        assert!(pool.take_surplus(2 * BYTES).is_none());
-        assert_eq!(pool.take_surplus(BYTES).unwrap().len(), BYTES);
+        assert_eq!(pool.spare(one), BYTES);
+        pool.spare(other);
+        assert_eq!(pool.spare(third), BYTES / 4 * 11);
+        let release = |bytes| pool.take_to_release(bytes).map(|span| span.len());
+        assert_eq!(release(BYTES), Some(BYTES / 4 * 3));
+        assert_eq!(release(BYTES), Some(BYTES));
+        assert_eq!(release(BYTES / 2), Some(BYTES / 2));
+        assert_eq!(release(HUGE_BYTES), Some(BYTES / 2));
+        assert_eq!(release(HUGE_BYTES), None);
         drop(gap);
+    }
+
+    #[test]
+    fn a_huge_page_is_released_whole() {
+        let pool = Pool::default();
+        assert!(pool.take_huge(0).unwrap() && pool.take_huge(0).unwrap());
+        drop(pool.take(BYTES, BYTES, None));
+        let whole = pool.take_to_release(2 * HUGE_BYTES).unwrap();
+        assert_eq!(whole.len(), HUGE_BYTES);
+        assert!(whole.address().is_multiple_of(HUGE_BYTES));
     }
 }

@@ -64,9 +64,13 @@ impl Runs {
         (len >= least).then(|| self.take_at(start, bytes.min(len)))?
     }
 
-    /// Takes the shortest run, or as many as `bytes` of it.
-    pub(super) fn take_shortest(&mut self, bytes: usize) -> Option<Span> {
-        let &(len, start) = self.by_len.first()?;
+    /// Takes the longest run that is no longer than `bytes`, or so many of the shortest.
+    pub(super) fn take_within(&mut self, bytes: usize) -> Option<Span> {
+        if bytes == 0 {
+            return None;
+        }
+        let within = self.by_len.range(..=(bytes, usize::MAX)).next_back();
+        let &(len, start) = within.or_else(|| self.by_len.first())?;
         self.take_at(start, bytes.min(len))
     }
 
@@ -222,7 +226,9 @@ mod tests {
         assert!(runs.take_longest(4 << 12, usize::MAX).is_none());
         assert_eq!(runs.take_longest(1, 2 << 12).unwrap().len(), 2 << 12);
         runs.add(span(7 << 12));
-        assert_eq!(runs.take_shortest(5 << 12).unwrap().len(), 1 << 12);
-        assert_eq!(runs.take_shortest(5 << 12).unwrap().len(), 5 << 12);
+        assert_eq!(runs.take_within(5 << 12).unwrap().len(), 1 << 12);
+        assert_eq!(runs.take_within(5 << 12).unwrap().len(), 5 << 12);
+        runs.add(span(1 << 12));
+        assert_eq!(runs.take_within(5 << 12).unwrap().len(), 2 << 12);
     }
 }

@@ -608,7 +608,8 @@ impl Shard {
         if let Some(before) = before {
             let about = self.segments.about(before);
             let (items, garbage) = (about.items, about.used - about.live);
-            // Nobody was to look at what it had while it was being written.
+            // Nobody was to look at what it had while it was being written. Some of it may
+            // be counted already; then it is looked for a little early.
             self.segments.garbage += garbage;
             // It was kept, though empty, because it was the one being written.
             if items == 0 {

@@ -1,3 +1,4 @@
+mod limit;
 mod pressure;
 
 use super::*;

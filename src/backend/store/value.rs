@@ -80,9 +80,19 @@ impl Filling {
         }
     }
 
+    /// Bytes of it.
+    pub fn len(&self) -> usize {
+        self.large.len() + self.tail.len()
+    }
+
+    /// Whether there is nothing in it.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// Bytes that are still to come.
     pub fn missing(&self) -> usize {
-        self.large.len() + self.tail.len() - self.filled
+        self.len() - self.filled
     }
 
     /// Bytes for which memory is to be claimed now.

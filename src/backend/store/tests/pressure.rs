@@ -5,7 +5,7 @@ use super::*;
 const DAYS: u32 = 86_400;
 
 /// A store of one shard.
-fn store(mib: usize, evicts: bool) -> Store {
+pub(super) fn store(mib: usize, evicts: bool) -> Store {
     Store::new(Settings {
         memory_bytes: mib << 20,
         threads: 1,
@@ -15,7 +15,13 @@ fn store(mib: usize, evicts: bool) -> Store {
 }
 
 /// Stores a value that expires then, in the place of another.
-fn set_until(store: &Store, key: &str, value: &[u8], exptime: u32, now: u32) -> Result<(), Full> {
+pub(super) fn set_until(
+    store: &Store,
+    key: &str,
+    value: &[u8],
+    exptime: u32,
+    now: u32,
+) -> Result<(), Full> {
     let put = Put {
         exptime,
         ..plain(key.as_bytes(), value)
@@ -27,7 +33,7 @@ fn set_until(store: &Store, key: &str, value: &[u8], exptime: u32, now: u32) -> 
     stored.map(|_| ())
 }
 
-fn sweep(store: &Store, now: u32) {
+pub(super) fn sweep(store: &Store, now: u32) {
     for shard in 0..store.shards() {
         while store.tidy(shard, 256, now) {}
     }
@@ -177,106 +183,6 @@ fn what_is_deleted_makes_room_for_others_where_nothing_is_evicted() {
     }
 }
 
-/// Reads of a key: it is there, and used.
-fn read(store: &Store, key: &str) -> bool {
-    store.read(store.home(key.as_bytes()), |shard, tag| {
-        let found = shard.find(tag, key.as_bytes(), 1000);
-        found.map(|at| shard.bump(at, 1000)).is_some()
-    })
-}
-
-#[test]
-fn what_is_read_often_stays_when_the_limit_is_lowered() {
-    let store = Store::new(Settings {
-        memory_bytes: 64 << 20,
-        threads: 4,
-        ..Settings::default()
-    });
-    assert_eq!(store.shards(), 8);
-    let key = |number: u32| format!("key-{number}");
-    for number in 0..50_000 {
-        set_until(&store, &key(number), &[1; 1000], 0, 1000).unwrap();
-    }
-    assert_eq!(store.totals().counters.evictions, 0);
-    for _ in 0..3 {
-        assert!(
-            (0..50_000)
-                .step_by(20)
-                .all(|number| read(&store, &key(number)))
-        );
-    }
-    store.set_memory_bytes_max(32 << 20);
-    sweep(&store, 1000);
-    assert!(store.memory_bytes() <= 32 << 20);
-    let alive = (0..50_000)
-        .step_by(20)
-        .filter(|&number| read(&store, &key(number)));
-    assert_eq!(alive.count(), 2500);
-    // It ends when it is enough.
-    assert!(store.totals().items > 24_000, "{}", store.totals().items);
-}
-
-#[test]
-fn a_cache_of_many_shards_works_at_the_lowest_limit() {
-    let store = Store::new(Settings {
-        memory_bytes: 256 << 20,
-        threads: 4,
-        ..Settings::default()
-    });
-    assert_eq!(store.shards(), 32);
-    let key = |number: u32| format!("key-{number}");
-    for number in 0..100_000 {
-        set_until(&store, &key(number), &[1; 1000], 0, 1000).unwrap();
-        if number % 2 == 0 {
-            read(&store, &key(number));
-        }
-    }
-    store.set_memory_bytes_max(1);
-    assert_eq!(store.memory_bytes_max(), 32 << 20);
-    sweep(&store, 1000);
-    assert!(store.memory_bytes() <= 32 << 20);
-    for number in 0..1000 {
-        set_until(&store, &key(number), &[2; 3000], 0, 1000).unwrap();
-        assert!(store.gather(&[3; 500_000], 1000).is_ok());
-    }
-    sweep(&store, 1000);
-    assert!(store.memory_bytes() <= 32 << 20);
-    let alive = (0..1000).filter(|&number| read(&store, &key(number)));
-    let alive = alive.count();
-    assert!(alive > 700, "{alive}");
-}
-
-#[test]
-fn shards_without_items_hold_nothing_that_others_need() {
-    for evicts in [true, false] {
-        let store = Store::new(Settings {
-            memory_bytes: 256 << 20,
-            threads: 4,
-            evicts,
-            ..Settings::default()
-        });
-        for number in 0..10_000 {
-            set_until(&store, &format!("key-{number}"), &[1; 1000], 0, 1000).unwrap();
-        }
-        if !evicts {
-            for number in 0..10_000 {
-                let key = format!("key-{number}");
-                store.read(store.home(key.as_bytes()), |shard, tag| {
-                    let at = shard.find(tag, key.as_bytes(), 1000).unwrap();
-                    shard.remove(at);
-                });
-            }
-        }
-        store.memory.set_limit(EXTENT_COST);
-        sweep(&store, 1000);
-        assert!(
-            store.memory_bytes() <= EXTENT_COST,
-            "{}",
-            store.memory_bytes()
-        );
-    }
-}
-
 #[test]
 fn what_has_been_made_counts_though_there_is_no_more() {
     let memory = Memory::new(MEMORY_BYTES_MIN);
@@ -288,4 +194,28 @@ fn what_has_been_made_counts_though_there_is_no_more() {
     assert!(shard.make_room_for(2 * MEMORY_BYTES_MIN, 1000, 1000));
     assert_eq!((shard.items(), memory.used()), (0, 0));
     assert!(!shard.make_room_for(2 * MEMORY_BYTES_MIN, 1000, 1000));
+}
+
+#[test]
+fn what_cannot_be_copied_for_want_of_memory_is_not_begun_again_and_again() {
+    let memory = Memory::new(MEMORY_BYTES_MIN);
+    let mut shard = shard(&memory, false);
+    let tag = |key: &str| Hash::new(key.as_bytes(), SEED).tag();
+    let mut keys = (0..).map(|number| format!("key-{number}"));
+    let stored: Vec<_> = keys
+        .by_ref()
+        .take_while(|key| {
+            let put = plain(key.as_bytes(), &[1; 1000]);
+            shard.put(tag(key), None, &put, 1000).is_ok()
+        })
+        .collect();
+    for key in stored.iter().take(50) {
+        let at = shard.find(tag(key), key.as_bytes(), 1000).unwrap();
+        shard.remove(at);
+    }
+    memory.is_exhausted.store(true, Ordering::Relaxed);
+    // A segment is worth copying, and there is nothing to copy it to.
+    let worked = (0..100_000).take_while(|_| shard.make_room(1, 1000));
+    assert!(worked.count() < 1000);
+    shard.check();
 }
