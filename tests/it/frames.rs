@@ -270,6 +270,30 @@ fn the_server_itself_answers() {
 }
 
 #[test]
+fn what_an_authentication_brings_is_passed_over_without_being_kept() {
+    const PIECES: usize = 300;
+    let piece = [0; 64 * 1024];
+    let server = Peer::backend(&["-m", "128", "-I", "64m"]);
+    let mut client = Client::connect(&server);
+    let mut frame = Vec::new();
+    bare(Opcode::SaslAuth, b"PLAIN").encode(&mut frame);
+    let body = u32::try_from(5 + PIECES * piece.len()).unwrap();
+    frame[8..12].copy_from_slice(&body.to_be_bytes());
+    // Answered before any of it is there.
+    client.0.write_all(&frame).unwrap();
+    assert_eq!(client.answer().status, Status::UnknownCommand);
+    let resident_kib = || crate::status(server.id(), "VmRSS");
+    let before = resident_kib();
+    for _ in 0..PIECES - 1 {
+        client.0.write_all(&piece).unwrap();
+    }
+    let grown = resident_kib().saturating_sub(before);
+    assert!(grown < 4096, "{grown} KiB");
+    client.0.write_all(&piece).unwrap();
+    assert_eq!(client.status(&bare(Opcode::Noop, b"")), Status::Ok);
+}
+
+#[test]
 fn large_values_are_whole_however_they_come() {
     let server = Peer::backend(&[]);
     let mut client = Client::connect(&server);

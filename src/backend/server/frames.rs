@@ -118,7 +118,7 @@ impl Reading<'_, '_> {
                 }
             }
             Opcode::Stat => self.report(request),
-            // There is no authentication in this dialect.
+            // What is not known has been refused before.
             _ => respond(request, Status::UnknownCommand, out),
         }
     }
