@@ -10,7 +10,7 @@ mod meta;
 mod text;
 
 use super::sink::Sink;
-use super::store::{DEAD, Full, LARGE_BYTES_MIN, Longest, Owned, Store, Value};
+use super::store::{DEAD, Full, LARGE_BYTES_MIN, Longest, Owned, Shard, Store, Value};
 use super::watch::{self, Event, How, Kinds, Status};
 use crate::clock;
 use crate::protocol::binary as frame;
@@ -337,6 +337,12 @@ fn delete(store: &Store, key: &[u8], now: u32) -> bool {
         }
         found.is_some()
     })
+}
+
+/// Whether it was a new item that there was no memory for.
+fn is_new(store: &Store, key: &[u8], now: u32) -> bool {
+    let find = |shard: &mut Shard, tag| shard.find(tag, key, now);
+    store.read(store.home(key), find).is_none()
 }
 
 /// Appends a line.

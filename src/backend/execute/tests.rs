@@ -374,6 +374,42 @@ fn what_there_is_no_memory_to_add_to_stays() {
 }
 
 #[test]
+fn what_there_is_no_memory_to_make_is_told_as_memcached_does() {
+    let store = Store::new(crate::backend::Settings {
+        memory_bytes: 0,
+        evicts: false,
+        ..crate::backend::Settings::default()
+    });
+    let stored = |number: &u32| {
+        let told = say(&store, format!("add k{number} 0 0 1\r\n9\r\n"));
+        told == "STORED\r\n"
+    };
+    let count = (0..).take_while(stored).count();
+    assert!(count > 1000);
+    assert_eq!(say(&store, "mg new N30 v k O1\r\n"), "EN knew O1\r\n");
+    assert_eq!(say(&store, "mg new N30 v q\r\nmn\r\n"), "MN\r\n");
+    let counters = store.totals().counters;
+    assert_eq!((counters.gets, counters.get_misses), (2, 2));
+    assert_eq!(
+        say(&store, "ma new N30 v q\r\n"),
+        "SERVER_ERROR Out of memory allocating new item\r\n"
+    );
+    let increment = frame::Request {
+        extras: frame::Extras::Count {
+            delta: 1,
+            initial: 1,
+            exptime: 0,
+        },
+        ..frame_of(frame::Opcode::IncrementQ, "new")
+    };
+    let told = say_binary(&store, &increment);
+    assert_eq!(told, (0x82, "Out of memory allocating new item".to_owned()));
+    // What there is has room for a time.
+    assert_eq!(say(&store, "touch k1 30\r\n"), "TOUCHED\r\n");
+    assert_eq!(say(&store, "mg k2 T30 N30 t\r\n"), "HD t30\r\n");
+}
+
+#[test]
 fn a_meta_get_shows_what_is_asked_for() {
     let store = store();
     assert_eq!(say(&store, "mg k v\r\n"), "EN\r\n");
