@@ -326,6 +326,24 @@ fn large_values_are_whole_however_they_come() {
 }
 
 #[test]
+fn a_value_that_is_too_large_is_counted_by_prefix() {
+    let server = Peer::backend(&["-D", ":"]);
+    let mut client = Client::connect(&server);
+    for (opcode, len) in [(Opcode::Set, 2_000_000), (Opcode::AddQ, 1_048_550)] {
+        let value = vec![0; len];
+        assert_eq!(
+            client.status(&set(opcode, b"a:1", &value)),
+            Status::TooLarge
+        );
+    }
+    let mut text = TcpStream::connect(server.target().address).unwrap();
+    text.write_all(b"stats detail dump\r\nquit\r\n").unwrap();
+    let mut told = String::new();
+    text.read_to_string(&mut told).unwrap();
+    assert_eq!(told, "PREFIX a get 0 hit 0 set 2 del 0\r\nEND\r\n");
+}
+
+#[test]
 fn the_first_byte_decides_unless_a_dialect_is_named() {
     let server = Peer::backend(&["-B", "ascii"]);
     let mut client = Client::connect(&server);

@@ -118,6 +118,7 @@ pub fn execute_with(
         Err(Refused::TooLarge) => Held::TooLarge,
         Err(Refused::Full) => Held::Nowhere,
         Err(Refused::BadEnd) => {
+            count_refused(store, request);
             // Those of meta commands are told even to who wants quiet.
             if !matches!(request, Request::Store(request) if request.noreply) {
                 line(out.bytes(), &Error::BadDataChunk.to_string());
@@ -256,6 +257,21 @@ fn admit(store: &Store, key_len: usize, flags: u32, value_len: usize) -> Result<
         store.count_too_large();
         Err(TOO_LARGE)
     }
+}
+
+/// Counts a value that there was room for, and that was refused all the same because
+/// something is wrong with what the client sent.
+pub fn count_refused(store: &Store, request: &Request<'_>) {
+    let item_key;
+    let key = match request {
+        Request::Store(request) => request.key,
+        Request::Meta(request) => {
+            item_key = request.item_key();
+            item_key.as_bytes()
+        }
+        _ => return,
+    };
+    store.read(store.home(key), |shard, _| shard.counters.sets += 1);
 }
 
 /// Tells watchers of a value that a command announces and that is too large by far:
