@@ -152,7 +152,8 @@ impl Talk {
             let step = if self.incoming.is_some() {
                 self.take_value(rest, reading)
             } else {
-                if used >= fetched {
+                // A line that goes on has been looked at when it began.
+                if used >= fetched && scanned == 0 {
                     fetched = used + self.fetch_ahead(rest, reading);
                 }
                 self.take_one(rest, scanned, reading)
@@ -245,7 +246,7 @@ impl Talk {
             }
             Cut::More { need } => Step::More {
                 need,
-                scanned: match memchr(b'\n', rest) {
+                scanned: match memchr(b'\n', rest.get(scanned..).unwrap_or_default()) {
                     None => rest.len(),
                     Some(_) => 0,
                 },
