@@ -362,6 +362,7 @@ mod tests {
     use crate::backend::store::hash::Hash;
     use crate::backend::store::memory::Memory;
     use crate::backend::store::shard::Settings;
+    use crate::backend::store::tests::plain::item;
 
     fn shard() -> Shard {
         let settings = Settings {
@@ -379,14 +380,7 @@ mod tests {
     }
 
     fn put(shard: &mut Shard, key: &[u8], value: &[u8]) -> At {
-        let put = Put {
-            key,
-            flags: 0,
-            exptime: 0,
-            cas: None,
-            state: State::default(),
-            value: Value::small(value),
-        };
+        let put = item(key, Value::small(value));
         shard.put(tag(key), None, &put, 1000).unwrap()
     }
 

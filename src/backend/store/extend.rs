@@ -251,6 +251,7 @@ impl Shard {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::store::tests::plain::change;
     use crate::backend::store::{Settings, Value};
 
     const NOW: u32 = 1000;
@@ -262,22 +263,6 @@ mod tests {
             threads,
             ..Settings::default()
         })
-    }
-
-    fn change<'a>(mode: Mode, key: &'a [u8], value: Value<'a>) -> Change<'a> {
-        Change {
-            mode,
-            key,
-            binary_key: false,
-            flags: 0,
-            exptime: 0,
-            compare: 0,
-            stale_allowed: false,
-            vivify: false,
-            cas: None,
-            value,
-            value_bytes_max: [64 << 20; 2],
-        }
     }
 
     fn set(store: &Store, key: &[u8], value: &[u8]) {
