@@ -6,6 +6,8 @@
 //! which field decides whether odd input is answered with an error, so both are
 //! here.
 
+use smallvec::SmallVec;
+
 /// Longest word the 32-bit reader looks at, sign included.
 const WORD_32_MAX: usize = 11;
 /// Longest word the 64-bit reader looks at.
@@ -119,6 +121,20 @@ pub fn read_stored(value: &[u8]) -> Option<u64> {
     let (negative, size) = c_number(skip_space(value))?;
     let number = if negative { size.wrapping_neg() } else { size };
     (!negative || number <= i64::MAX.unsigned_abs()).then_some(number)
+}
+
+/// As [`read_stored`], of a value in pieces, of which it copies next to nothing.
+pub fn read_stored_in<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> Option<u64> {
+    /// More digits are too many, whatever they are.
+    const DIGITS_MAX: usize = 22;
+    let bytes = pieces.flatten().copied();
+    let mut bytes = bytes.skip_while(|&byte| is_space(byte)).peekable();
+    let mut word: SmallVec<[u8; 2 + DIGITS_MAX]> = SmallVec::new();
+    word.extend(bytes.next_if(|byte| matches!(byte, b'-' | b'+')));
+    // One nought stands for all that lead.
+    word.extend(std::iter::from_fn(|| bytes.next_if_eq(&b'0')).last());
+    word.extend(bytes.take(DIGITS_MAX));
+    read_stored(&word)
 }
 
 /// Reads the exptime of a storage command, in seconds: C's `strtol`, cut to 32
@@ -242,6 +258,37 @@ mod tests {
         assert_eq!(read_stored(b"-1"), None);
         assert_eq!(read_stored(b"   "), None);
         assert_eq!(read_stored(b""), None);
+    }
+
+    #[test]
+    fn a_number_in_pieces_is_the_same_as_in_one() {
+        let noughts = "0".repeat(50);
+        for value in [
+            "",
+            "   ",
+            "12",
+            " \t12  ",
+            "-0 x",
+            "-1",
+            "+12 apples",
+            "+ 1",
+            "12apples",
+            "0",
+            "00 1",
+            "18446744073709551615",
+            "18446744073709551616",
+            "1844674407370955161512345678",
+            &format!("{noughts}18446744073709551615 x"),
+            &format!(" -{noughts} "),
+            &format!("{noughts}x"),
+            &format!("{noughts}184467440737095516150"),
+        ] {
+            let value = value.as_bytes();
+            for len in 1..=value.len().max(1) {
+                let got = read_stored_in(value.chunks(len));
+                assert_eq!(got, read_stored(value), "{value:?}, {len}");
+            }
+        }
     }
 
     proptest! {

@@ -181,6 +181,65 @@ fn a_retrieval_that_ends_in_an_error_is_counted_by_prefix_too() {
 }
 
 #[test]
+fn a_value_that_is_refused_is_counted_as_memcached_counts_it() {
+    let server = Peer::backend(&["-D", ":"]);
+    let mut client = client(&server);
+    let large = "x".repeat(2_000_000);
+    for (request, answer, sets) in [
+        (
+            format!("set a:1 0 0 2000000\r\n{large}"),
+            "SERVER_ERROR object too large for cache",
+            0,
+        ),
+        (
+            "set a:1 0 0 1\r\nxyz".to_owned(),
+            "CLIENT_ERROR bad data chunk",
+            1,
+        ),
+        (
+            format!("add a:1 0 0 20000\r\n{}", &large[..20_002]),
+            "CLIENT_ERROR bad data chunk",
+            2,
+        ),
+        (
+            format!("ms b:1 2000000\r\n{large}"),
+            "SERVER_ERROR object too large for cache",
+            2,
+        ),
+        (
+            "ms b:1 1\r\nxyz".to_owned(),
+            "CLIENT_ERROR bad data chunk",
+            3,
+        ),
+        (
+            format!("ms b:1 1 O{}\r\nx", "o".repeat(40)),
+            "CLIENT_ERROR opaque token too long",
+            4,
+        ),
+        (
+            "set c:1 x 0 1\r\nx".to_owned(),
+            "CLIENT_ERROR bad command line format",
+            4,
+        ),
+    ] {
+        assert_eq!(ask(&mut client, &request), answer);
+        // What is behind a block that goes on reads as a command.
+        let mut told = ask(&mut client, "mn");
+        while told != "MN" {
+            told = client.line();
+        }
+        assert_eq!(
+            stat(&mut client, "", "cmd_set"),
+            sets.to_string(),
+            "{answer}"
+        );
+    }
+    let told = ask(&mut client, "stats detail dump");
+    assert_eq!(told, "PREFIX a get 0 hit 0 set 3 del 0");
+    assert_eq!(client.line(), "END");
+}
+
+#[test]
 fn a_slow_reader_holds_little_memory() {
     let server = Peer::backend(&["-t", "1"]);
     let mut fast = client(&server);

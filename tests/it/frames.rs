@@ -270,6 +270,30 @@ fn the_server_itself_answers() {
 }
 
 #[test]
+fn what_an_authentication_brings_is_passed_over_without_being_kept() {
+    const PIECES: usize = 300;
+    let piece = [0; 64 * 1024];
+    let server = Peer::backend(&["-m", "128", "-I", "64m"]);
+    let mut client = Client::connect(&server);
+    let mut frame = Vec::new();
+    bare(Opcode::SaslAuth, b"PLAIN").encode(&mut frame);
+    let body = u32::try_from(5 + PIECES * piece.len()).unwrap();
+    frame[8..12].copy_from_slice(&body.to_be_bytes());
+    // Answered before any of it is there.
+    client.0.write_all(&frame).unwrap();
+    assert_eq!(client.answer().status, Status::UnknownCommand);
+    let resident_kib = || crate::status(server.id(), "VmRSS");
+    let before = resident_kib();
+    for _ in 0..PIECES - 1 {
+        client.0.write_all(&piece).unwrap();
+    }
+    let grown = resident_kib().saturating_sub(before);
+    assert!(grown < 4096, "{grown} KiB");
+    client.0.write_all(&piece).unwrap();
+    assert_eq!(client.status(&bare(Opcode::Noop, b"")), Status::Ok);
+}
+
+#[test]
 fn large_values_are_whole_however_they_come() {
     let server = Peer::backend(&[]);
     let mut client = Client::connect(&server);
@@ -299,6 +323,24 @@ fn large_values_are_whole_however_they_come() {
         client.status(&bare(Opcode::Get, b"large")),
         Status::NotFound
     );
+}
+
+#[test]
+fn a_value_that_is_too_large_is_counted_by_prefix() {
+    let server = Peer::backend(&["-D", ":"]);
+    let mut client = Client::connect(&server);
+    for (opcode, len) in [(Opcode::Set, 2_000_000), (Opcode::AddQ, 1_048_550)] {
+        let value = vec![0; len];
+        assert_eq!(
+            client.status(&set(opcode, b"a:1", &value)),
+            Status::TooLarge
+        );
+    }
+    let mut text = TcpStream::connect(server.target().address).unwrap();
+    text.write_all(b"stats detail dump\r\nquit\r\n").unwrap();
+    let mut told = String::new();
+    text.read_to_string(&mut told).unwrap();
+    assert_eq!(told, "PREFIX a get 0 hit 0 set 2 del 0\r\nEND\r\n");
 }
 
 #[test]

@@ -4,7 +4,7 @@
 
 use super::text::{touched, write_bytes};
 use super::{
-    Held, admit, delete, note_refused, number_bytes_max, unsigned_expiry, value_bytes_max,
+    Held, admit, delete, is_new, note_refused, number_bytes_max, unsigned_expiry, value_bytes_max,
 };
 use crate::backend::sink::Sink;
 use crate::backend::store::{
@@ -304,7 +304,11 @@ impl Asked<'_> {
             }
             Ok(Err(status)) => self.fail(status, out),
             Err(Full) => {
-                let text = "Out of memory incrementing value";
+                let text = if is_new(store, self.key(), self.now) {
+                    "Out of memory allocating new item"
+                } else {
+                    "Out of memory incrementing value"
+                };
                 respond_with(self.request, Status::OutOfMemory, text, out);
             }
         }

@@ -4,8 +4,8 @@ use std::io::Write as _;
 
 use super::text::{NOT_A_NUMBER, to_u64, write_data};
 use super::{
-    Held, OUT_OF_MEMORY, TOO_LARGE, admit, delete, expiry, line, note_refused, number_bytes_max,
-    remaining, value_bytes_max,
+    Held, OUT_OF_MEMORY, TOO_LARGE, admit, delete, expiry, is_new, line, note_refused,
+    number_bytes_max, remaining, value_bytes_max,
 };
 use crate::backend::sink::Sink;
 use crate::backend::store::{
@@ -147,7 +147,9 @@ impl Asked<'_> {
             let read = |shard: &mut Shard, tag| self.get_from(shard, tag, out);
             store.read(home, read)
         } else {
-            store.write(home, self.now, |shard, tag| self.get_from(shard, tag, out))
+            store
+                .write(home, self.now, |shard, tag| self.get_from(shard, tag, out))
+                .or_else(|Full| store.read(home, |shard, tag| self.miss_new(shard, tag)))
         };
         match got {
             Ok(true) => Outcome::Hit,
@@ -205,6 +207,16 @@ impl Asked<'_> {
             shard.bump(at, self.now);
         }
         Ok(true)
+    }
+
+    /// There is no memory for the item that was missing: a miss like any other.
+    fn miss_new(&self, shard: &mut Shard, tag: Tag) -> Result<bool, Full> {
+        if shard.find(tag, self.key, self.now).is_some() {
+            return Err(Full);
+        }
+        shard.counters.gets += 1;
+        shard.counters.get_misses += 1;
+        Ok(false)
     }
 
     /// Makes the item that was missing.
@@ -459,7 +471,14 @@ impl Asked<'_> {
                 Outcome::ClientError
             }
             Err(Full) => {
-                line(out, "SERVER_ERROR out of memory");
+                line(
+                    out,
+                    if is_new(store, self.key, self.now) {
+                        "SERVER_ERROR Out of memory allocating new item"
+                    } else {
+                        "SERVER_ERROR out of memory"
+                    },
+                );
                 Outcome::ServerError
             }
         }

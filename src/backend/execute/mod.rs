@@ -10,18 +10,19 @@ mod meta;
 mod text;
 
 use super::sink::Sink;
-use super::store::{DEAD, Full, LARGE_BYTES_MIN, Longest, Owned, Store, Value};
+use super::store::{DEAD, Full, LARGE_BYTES_MIN, Longest, Owned, Shard, Store, Value};
 use super::watch::{self, Event, How, Kinds, Status};
 use crate::clock;
 use crate::protocol::binary as frame;
 use crate::protocol::meta::ItemKey;
 use crate::protocol::reply::Outcome;
-use crate::protocol::request::{Replaced, Request, Retrieve};
+use crate::protocol::request::{Replaced, Request};
 use crate::protocol::serve::Serve;
 use crate::protocol::{Error, Limits};
 
 pub use admin::{VERSION, execute as execute_admin};
 pub use binary::respond;
+pub use text::retrieve;
 
 /// Longest time to live that counts from now, in seconds; above it is Unix time.
 /// Source: memcached `doc/protocol.txt`, "Expiration times".
@@ -39,6 +40,10 @@ const FLAGS_BYTES: usize = 4;
 /// in larger ones. Source: `slab_chunk_max`, half of a slab page.
 const PIECE_BYTES_MAX: usize = 512 * 1024;
 
+/// Keys that are looked for together, as to what of memory is fetched ahead: about as many
+/// lines as a processor waits for at a time.
+pub const GROUP_KEYS: usize = 16;
+
 const TOO_LARGE: &str = "SERVER_ERROR object too large for cache";
 const OUT_OF_MEMORY: &str = "SERVER_ERROR out of memory storing object";
 
@@ -46,7 +51,7 @@ const OUT_OF_MEMORY: &str = "SERVER_ERROR out of memory storing object";
 /// its client wants one.
 pub fn execute(store: &Store, request: &Request<'_>, now: u32, out: &mut impl Sink) -> Outcome {
     match request {
-        Request::Retrieve(request) => text::retrieve(store, request, now, out, |_, _| {}),
+        Request::Retrieve(request) => retrieve(store, request, now, out, |_, _| {}),
         Request::Store(request) => {
             let value = Held::Borrowed(request.value);
             text::store(store, request, value, now, out.bytes())
@@ -57,18 +62,6 @@ pub fn execute(store: &Store, request: &Request<'_>, now: u32, out: &mut impl Si
         }
         Request::Admin(admin) => admin::execute(store, admin, now, out.bytes()),
     }
-}
-
-/// Carries out a retrieval as [`execute`] does, and tells `seen` of each key that was
-/// looked for, and whether it was there.
-pub fn retrieve(
-    store: &Store,
-    request: &Retrieve<'_>,
-    now: u32,
-    out: &mut impl Sink,
-    seen: impl FnMut(&[u8], bool),
-) -> Outcome {
-    text::retrieve(store, request, now, out, seen)
 }
 
 /// Why a value that was announced cannot be stored.
@@ -118,6 +111,7 @@ pub fn execute_with(
         Err(Refused::TooLarge) => Held::TooLarge,
         Err(Refused::Full) => Held::Nowhere,
         Err(Refused::BadEnd) => {
+            count_refused(store, request);
             // Those of meta commands are told even to who wants quiet.
             if !matches!(request, Request::Store(request) if request.noreply) {
                 line(out.bytes(), &Error::BadDataChunk.to_string());
@@ -225,11 +219,8 @@ fn remaining(exptime: u32, now: u32) -> u32 {
 
 /// Whether an item is within the bound on its size.
 fn fits_item(store: &Store, key_len: usize, flags: u32, value_len: usize) -> bool {
-    let settings = store.settings();
-    let cas = if settings.cas { CAS_BYTES } else { 0 };
-    let flags = if flags == 0 { 0 } else { FLAGS_BYTES };
-    let size = (ITEM_OVERHEAD_BYTES + cas + flags + key_len).saturating_add(value_len);
-    size <= settings.item_bytes_max
+    let [without, with] = value_bytes_max(store, key_len);
+    value_len <= if flags == 0 { without } else { with }
 }
 
 /// The longest value of an item whose key is so long.
@@ -258,11 +249,26 @@ fn admit(store: &Store, key_len: usize, flags: u32, value_len: usize) -> Result<
     }
 }
 
+/// Counts a value that there was room for, and that was refused all the same because
+/// something is wrong with what the client sent.
+pub fn count_refused(store: &Store, request: &Request<'_>) {
+    let item_key;
+    let key = match request {
+        Request::Store(request) => request.key,
+        Request::Meta(request) => {
+            item_key = request.item_key();
+            item_key.as_bytes()
+        }
+        _ => return,
+    };
+    store.read(store.home(key), |shard, _| shard.counters.sets += 1);
+}
+
 /// Tells watchers of a value that a command announces and that is too large by far:
 /// the command itself was refused.
 pub fn note_too_large(request: &Request<'_>) {
     match request {
-        Request::Store(request) => note_refused(request.key, text::how(request.verb), true),
+        Request::Store(request) => note_refused(request.key, text::mode(request.verb).into(), true),
         Request::Meta(request) => {
             let key = request.item_key();
             note_refused(key.as_bytes(), meta::mode(request).into(), true);
@@ -337,6 +343,12 @@ fn delete(store: &Store, key: &[u8], now: u32) -> bool {
         }
         found.is_some()
     })
+}
+
+/// Whether it was a new item that there was no memory for.
+fn is_new(store: &Store, key: &[u8], now: u32) -> bool {
+    let find = |shard: &mut Shard, tag| shard.find(tag, key, now);
+    store.read(store.home(key), find).is_none()
 }
 
 /// Appends a line.

@@ -11,7 +11,7 @@ fn store() -> Store {
 /// What a client is told that sends `requests` at the second `now`.
 fn say_at(store: &Store, now: u32, requests: impl AsRef<[u8]>) -> String {
     let limits = Limits {
-        value_bytes_max: 2 << 20,
+        value_bytes_max: 32 << 20,
         ..Limits::default()
     };
     let (mut rest, mut out) = (requests.as_ref(), Vec::new());
@@ -328,6 +328,88 @@ fn without_eviction_there_is_an_end() {
         "STORED\r\n"
     );
     assert_eq!(store.totals().counters.evictions, 0);
+}
+
+/// What a binary client is told: the status, and what stands in the body.
+fn say_binary(store: &Store, request: &frame::Request<'_>) -> (u16, String) {
+    let mut out = Vec::new();
+    execute_binary(store, request, None, NOW, &mut out);
+    let (head, body) = out.split_at(24);
+    let status = u16::from_be_bytes([head[6], head[7]]);
+    (status, String::from_utf8_lossy(body).into_owned())
+}
+
+/// A request of the binary dialect without a value.
+fn frame_of(opcode: frame::Opcode, key: &str) -> frame::Request<'_> {
+    frame::Request {
+        opcode,
+        opaque: 0,
+        cas: 0,
+        extras: frame::Extras::None,
+        key: key.as_bytes(),
+        value: b"",
+    }
+}
+
+#[test]
+fn what_there_is_no_memory_to_add_to_stays() {
+    const LEN: usize = 32_505_856;
+    let store = Store::new(crate::backend::Settings {
+        item_bytes_max: 32 << 20,
+        ..crate::backend::Settings::default()
+    });
+    let value = "x".repeat(LEN);
+    let told = say(&store, format!("set big 0 0 {LEN}\r\n{value}\r\n"));
+    assert_eq!(told, "STORED\r\n");
+    assert_eq!(say(&store, "ms big 1 MA\r\na\r\n"), "NS\r\n");
+    assert_eq!(say(&store, "ms big 1 MP q\r\na\r\n"), "NS\r\n");
+    assert_eq!(say(&store, "append big 0 0 1\r\na\r\n"), "NOT_STORED\r\n");
+    let append = frame::Request {
+        value: b"a",
+        ..frame_of(frame::Opcode::Append, "big")
+    };
+    assert_eq!(say_binary(&store, &append), (5, "Not stored.".to_owned()));
+    assert_eq!(store.totals().counters.no_memory, 4);
+    assert_eq!(say(&store, "mg big s\r\n"), format!("HD s{LEN}\r\n"));
+}
+
+#[test]
+fn what_there_is_no_memory_to_make_is_told_as_memcached_does() {
+    let store = Store::new(crate::backend::Settings {
+        memory_bytes: 0,
+        evicts: false,
+        ..crate::backend::Settings::default()
+    });
+    // To the last item that is as short as those to come.
+    for len in [1000, 100, 1] {
+        let value = "9".repeat(len);
+        let stored = |number: &u32| {
+            let set = format!("set {len}-{number} 0 0 {len}\r\n{value}\r\n");
+            say(&store, set) == "STORED\r\n"
+        };
+        (0..).take_while(stored).for_each(drop);
+    }
+    assert_eq!(say(&store, "mg new N30 v k O1\r\n"), "EN knew O1\r\n");
+    assert_eq!(say(&store, "mg new N30 v q\r\nmn\r\n"), "MN\r\n");
+    let counters = store.totals().counters;
+    assert_eq!((counters.gets, counters.get_misses), (2, 2));
+    assert_eq!(
+        say(&store, "ma new N30 v q\r\n"),
+        "SERVER_ERROR Out of memory allocating new item\r\n"
+    );
+    let increment = frame::Request {
+        extras: frame::Extras::Count {
+            delta: 1,
+            initial: 1,
+            exptime: 0,
+        },
+        ..frame_of(frame::Opcode::IncrementQ, "new")
+    };
+    let told = say_binary(&store, &increment);
+    assert_eq!(told, (0x82, "Out of memory allocating new item".to_owned()));
+    // What there is has room for a time.
+    assert_eq!(say(&store, "touch 1000-1 30\r\n"), "TOUCHED\r\n");
+    assert_eq!(say(&store, "mg 1000-2 T30 N30 t\r\n"), "HD t30\r\n");
 }
 
 #[test]

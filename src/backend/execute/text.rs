@@ -3,14 +3,14 @@
 use smallvec::SmallVec;
 
 use super::{
-    Held, OUT_OF_MEMORY, TOO_LARGE, admit, delete, expiry, line, note_refused, number_bytes_max,
-    value_bytes_max,
+    GROUP_KEYS, Held, OUT_OF_MEMORY, TOO_LARGE, admit, delete, expiry, line, note_refused,
+    number_bytes_max, value_bytes_max,
 };
 use crate::backend::sink::Sink;
 use crate::backend::store::{
     self, At, Count, Counted, Found, Full, Home, LEND_BYTES_MIN, Mode, Shard, Stored, Tag, Value,
 };
-use crate::backend::watch::{How, Removed};
+use crate::backend::watch::Removed;
 use crate::protocol::number::write_u64;
 use crate::protocol::reply::Outcome;
 use crate::protocol::request::{Change, ChangeVerb, Retrieve, Store, StoreVerb};
@@ -23,13 +23,9 @@ pub(super) const NOT_A_NUMBER: &str =
 /// million values.
 pub(super) const RETRIEVED_BYTES_MAX: usize = 64 << 20;
 
-/// Keys of one retrieval that are looked for together, as to what of memory is fetched
-/// ahead: about as many lines as a processor waits for at a time.
-const GROUP_KEYS: usize = 16;
-
-/// `get`, `gets`, `gat`, `gats`. Tells `seen` of each key that was looked for, and
-/// whether it was there.
-pub(super) fn retrieve(
+/// Carries out `get`, `gets`, `gat`, `gats` and tells `seen` of each key that was looked
+/// for, and whether it was there.
+pub fn retrieve(
     store: &store::Store,
     request: &Retrieve<'_>,
     now: u32,
@@ -217,7 +213,7 @@ pub(super) fn store(
         Err(text) => (Outcome::ServerError, text),
     };
     if stored.is_err() {
-        note_refused(request.key, how(request.verb), text == TOO_LARGE);
+        note_refused(request.key, mode(request.verb).into(), text == TOO_LARGE);
         if request.verb == StoreVerb::Set {
             // Lest the value that was to be replaced is read as current.
             delete(store, request.key, now);
@@ -229,15 +225,15 @@ pub(super) fn store(
     outcome
 }
 
-/// As watchers are told of it.
-pub(super) fn how(verb: StoreVerb) -> How {
+/// How a command stores its value.
+pub(super) fn mode(verb: StoreVerb) -> Mode {
     match verb {
-        StoreVerb::Set => How::Set,
-        StoreVerb::Add => How::Add,
-        StoreVerb::Replace => How::Replace,
-        StoreVerb::Append => How::Append,
-        StoreVerb::Prepend => How::Prepend,
-        StoreVerb::Cas => How::Cas,
+        StoreVerb::Set => Mode::Set,
+        StoreVerb::Add => Mode::Add,
+        StoreVerb::Replace => Mode::Replace,
+        StoreVerb::Append => Mode::Append,
+        StoreVerb::Prepend => Mode::Prepend,
+        StoreVerb::Cas => Mode::Cas,
     }
 }
 
@@ -247,16 +243,8 @@ fn store_value(
     value: Value<'_>,
     now: u32,
 ) -> Result<Stored, Full> {
-    let mode = match request.verb {
-        StoreVerb::Set => Mode::Set,
-        StoreVerb::Add => Mode::Add,
-        StoreVerb::Replace => Mode::Replace,
-        StoreVerb::Append => Mode::Append,
-        StoreVerb::Prepend => Mode::Prepend,
-        StoreVerb::Cas => Mode::Cas,
-    };
     let change = store::StoreChange {
-        mode,
+        mode: mode(request.verb),
         key: request.key,
         binary_key: false,
         flags: request.flags,

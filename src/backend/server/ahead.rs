@@ -7,12 +7,9 @@
 use memchr::memchr;
 use smallvec::SmallVec;
 
+use crate::backend::execute::GROUP_KEYS;
 use crate::backend::store::Store;
 use crate::protocol::binary;
-
-/// Requests that are looked at together: about as many lines as a processor waits for at a
-/// time.
-const GROUP_REQUESTS: usize = 16;
 
 /// Has the processor fetch what the retrievals at the start of `bytes` will look at, if they
 /// are several. Returns how many bytes of requests were seen for that.
@@ -22,15 +19,15 @@ pub(super) fn fetch_ahead<'a>(
     next: impl Fn(&'a [u8]) -> Option<(&'a [u8], &'a [u8])>,
 ) -> usize {
     let mut rest = bytes;
-    let mut keys: SmallVec<[_; GROUP_REQUESTS]> = SmallVec::new();
-    while keys.len() < GROUP_REQUESTS
+    let mut keys: SmallVec<[_; GROUP_KEYS]> = SmallVec::new();
+    while keys.len() < GROUP_KEYS
         && let Some((key, more)) = next(rest)
     {
         keys.push(key);
         rest = more;
     }
     if keys.len() > 1 {
-        let homes: SmallVec<[_; GROUP_REQUESTS]> = keys.iter().map(|key| store.home(key)).collect();
+        let homes: SmallVec<[_; GROUP_KEYS]> = keys.iter().map(|key| store.home(key)).collect();
         store.fetch_ahead(homes.iter());
     }
     bytes.len() - rest.len()
@@ -81,7 +78,7 @@ mod tests {
         assert_eq!(seen(b"set e 0 0 1\r\n1\r\nget a\r\n"), 0);
         assert_eq!(seen(b"get a\r\nget b"), 7);
         assert_eq!((seen(b"get \n"), seen(b"get"), seen(b"")), (5, 0, 0));
-        assert_eq!(seen(&b"get a\n".repeat(40)), GROUP_REQUESTS * 6);
+        assert_eq!(seen(&b"get a\n".repeat(40)), GROUP_KEYS * 6);
     }
 
     #[test]

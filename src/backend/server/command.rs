@@ -69,7 +69,7 @@ fn say(out: &mut Writer<'_>, text: &str) {
 }
 
 fn flush_all(shared: &Shared, admin: &Admin<'_>, noreply: bool, now: u32, out: &mut Writer<'_>) {
-    shared.flushes.fetch_add(1, Ordering::Relaxed);
+    stats::count_flush(shared);
     if shared.settings.flush {
         execute::execute_admin(&shared.store, admin, now, out.bytes());
     } else if !noreply {

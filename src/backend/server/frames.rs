@@ -118,7 +118,7 @@ impl Reading<'_, '_> {
                 }
             }
             Opcode::Stat => self.report(request),
-            // There is no authentication in this dialect.
+            // What is not known has been refused before.
             _ => respond(request, Status::UnknownCommand, out),
         }
     }
@@ -135,10 +135,13 @@ impl Reading<'_, '_> {
         answer(request, b"", b"", out);
     }
 
-    /// Tells watchers of a value that was refused for its size, from the header, extras
-    /// and key that announced it.
+    /// Counts a value that was refused for its size, and tells watchers, from the header,
+    /// extras and key that announced it.
     fn note_too_large_frame(&self, head: &[u8]) {
         if let Some((request, _, _)) = binary::announced(head, &self.limits_of_any_value()) {
+            if self.shared.detail.is_enabled() {
+                self.count_in_detail(&request, true);
+            }
             execute::note_too_large_binary(&request);
         }
     }

@@ -87,8 +87,6 @@ pub struct Told {
     pub growth_factor: f64,
     /// `-n`. There are no slabs.
     pub chunk_bytes: u32,
-    /// Not with `-o no_maxconns_fast`.
-    pub refuses_at_once: bool,
     /// Not with `-o no_lru_crawler`: whether the janitor's work is told under that
     /// name.
     pub crawls: bool,
@@ -121,7 +119,6 @@ impl Default for Settings {
                 backlog: 1024,
                 growth_factor: 1.25,
                 chunk_bytes: 48,
-                refuses_at_once: true,
                 crawls: true,
                 maintains: true,
                 ..Told::default()

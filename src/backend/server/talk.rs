@@ -152,7 +152,8 @@ impl Talk {
             let step = if self.incoming.is_some() {
                 self.take_value(rest, reading)
             } else {
-                if used >= fetched {
+                // A line that goes on has been looked at when it began.
+                if used >= fetched && scanned == 0 {
                     fetched = used + self.fetch_ahead(rest, reading);
                 }
                 self.take_one(rest, scanned, reading)
@@ -239,15 +240,13 @@ impl Talk {
                 {
                     return Step::Used(len);
                 }
-                if error == Error::TooLarge {
-                    reading.note_too_large(line);
-                }
+                reading.note_refused(error, line);
                 reading.refuse(error, silent, replaced);
                 Step::Used(len)
             }
             Cut::More { need } => Step::More {
                 need,
-                scanned: match memchr(b'\n', rest) {
+                scanned: match memchr(b'\n', rest.get(scanned..).unwrap_or_default()) {
                     None => rest.len(),
                     Some(_) => 0,
                 },
@@ -471,12 +470,18 @@ impl Reading<'_, '_> {
     }
 
     fn execute_with(&mut self, request: &Request<'_>, value: Result<Owned, Refused>) {
+        self.count_set_in_detail(request);
+        execute::execute_with(&self.shared.store, request, value, self.now, self.out);
+    }
+
+    /// Counts a value that is stored, or not, for its key's prefix, as memcached does for
+    /// commands of the classic dialect.
+    fn count_set_in_detail(&self, request: &Request<'_>) {
         if self.shared.detail.is_enabled()
             && let Request::Store(store) = request
         {
             self.shared.detail.record_set(store.key);
         }
-        execute::execute_with(&self.shared.store, request, value, self.now, self.out);
     }
 
     fn refuse(&mut self, error: Error, silent: bool, replaced: Option<Replaced<'_>>) {
@@ -492,12 +497,23 @@ impl Reading<'_, '_> {
         }
     }
 
-    /// Tells watchers of a value that was refused for its size, from the command that
-    /// announced it.
-    fn note_too_large(&self, line: &[u8]) {
-        let announced = text::cut(line, 0, &self.limits_of_any_value());
-        if let Cut::Announced { request, .. } = announced {
+    /// Counts a value that was refused with its command, and tells watchers if that was for
+    /// its size. `bytes` begin with the line.
+    fn note_refused(&self, error: Error, bytes: &[u8]) {
+        let is_too_large = error == Error::TooLarge;
+        if !is_too_large && !matches!(error, Error::BadDataChunk | Error::OpaqueTooLong) {
+            return;
+        }
+        let line = memchr(b'\n', bytes).and_then(|end| bytes.get(..=end));
+        let announced = line.map(|line| text::cut(line, 0, &self.limits_of_any_value()));
+        let Some(Cut::Announced { request, .. }) = announced else {
+            return;
+        };
+        self.count_set_in_detail(&request);
+        if is_too_large {
             execute::note_too_large(&request);
+        } else {
+            execute::count_refused(&self.shared.store, &request);
         }
     }
 

@@ -5,7 +5,7 @@ use super::item::State;
 use super::memory::LARGE_BYTES_MIN;
 use super::shard::{At, Found, Full, Put, Shard, Value};
 use super::value::Owned;
-use crate::protocol::number::{Decimal, read_stored};
+use crate::protocol::number::{Decimal, read_stored, read_stored_in};
 
 /// The longest value of an item without client flags, in bytes, and of one that has
 /// some, which in memcached take of its room.
@@ -144,8 +144,7 @@ fn number_in(found: &Found<'_>) -> Option<u64> {
     if found.large.is_none() {
         return read_stored(tail);
     }
-    let pieces: Vec<&[u8]> = found.parts().chain([tail]).collect();
-    read_stored(&pieces.concat())
+    read_stored_in(found.parts().chain([tail]))
 }
 
 impl Shard {
@@ -363,6 +362,7 @@ mod tests {
     use crate::backend::store::hash::Hash;
     use crate::backend::store::memory::Memory;
     use crate::backend::store::shard::Settings;
+    use crate::backend::store::tests::plain::item;
 
     fn shard() -> Shard {
         let settings = Settings {
@@ -380,14 +380,7 @@ mod tests {
     }
 
     fn put(shard: &mut Shard, key: &[u8], value: &[u8]) -> At {
-        let put = Put {
-            key,
-            flags: 0,
-            exptime: 0,
-            cas: None,
-            state: State::default(),
-            value: Value::small(value),
-        };
+        let put = item(key, Value::small(value));
         shard.put(tag(key), None, &put, 1000).unwrap()
     }
 

@@ -66,9 +66,16 @@ impl Store {
     #[inline]
     pub fn store(&self, store: &Change<'_>, now: u32) -> Result<Stored, Full> {
         let home = self.home(store.key);
-        if matches!(store.mode, Mode::Append | Mode::Prepend)
-            && let Some(stored) = self.add_to_large(home, store, now)?
-        {
+        if !matches!(store.mode, Mode::Append | Mode::Prepend) {
+            return self.write(home, now, |shard, tag| shard.store(tag, store, now));
+        }
+        self.add(home, store, now)
+            .or_else(|Full| self.read(home, |shard, tag| shard.leave_as_is(tag, store, now)))
+    }
+
+    /// Adds to a value.
+    fn add(&self, home: Home<'_>, store: &Change<'_>, now: u32) -> Result<Stored, Full> {
+        if let Some(stored) = self.add_to_large(home, store, now)? {
             return Ok(stored);
         }
         self.write(home, now, |shard, tag| shard.store(tag, store, now))
@@ -162,6 +169,15 @@ impl Shard {
         (!is_expired).then_some(At { position, location })
     }
 
+    /// There is no memory for what an item would become. It stays what it is, which in
+    /// memcached is no error; that there is no room for a new one is.
+    fn leave_as_is(&mut self, tag: Tag, store: &Change<'_>, now: u32) -> Result<Stored, Full> {
+        self.peek(tag, store.key, now).ok_or(Full)?;
+        self.counters.sets += 1;
+        self.note_store(tag, store, Stored::NotStored, now);
+        Ok(Stored::NotStored)
+    }
+
     /// Keeps an item that is to be added to, if that makes a large value which may be
     /// stored.
     fn keep_base(&mut self, tag: Tag, store: &Change<'_>, now: u32) -> Option<Base> {
@@ -233,6 +249,7 @@ impl Shard {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::store::tests::plain::change;
     use crate::backend::store::{Settings, Value};
 
     const NOW: u32 = 1000;
@@ -244,22 +261,6 @@ mod tests {
             threads,
             ..Settings::default()
         })
-    }
-
-    fn change<'a>(mode: Mode, key: &'a [u8], value: Value<'a>) -> Change<'a> {
-        Change {
-            mode,
-            key,
-            binary_key: false,
-            flags: 0,
-            exptime: 0,
-            compare: 0,
-            stale_allowed: false,
-            vivify: false,
-            cas: None,
-            value,
-            value_bytes_max: [64 << 20; 2],
-        }
     }
 
     fn set(store: &Store, key: &[u8], value: &[u8]) {
@@ -331,10 +332,11 @@ mod tests {
         fill(&store, 30_000);
         set(&store, b"large", &[7; 16 << 20]);
         let before = store.totals().counters;
-        assert_eq!(append(&store, b"large", b"8"), Err(Full));
+        assert_eq!(append(&store, b"large", b"8"), Ok(Stored::NotStored));
         let after = store.totals().counters;
         assert_eq!(after.evictions, before.evictions);
         assert_eq!(after.no_memory, before.no_memory + 1);
+        assert_eq!(after.sets, before.sets + 1);
         assert_eq!(
             get(&store, b"large").map(|value| value.len()),
             Some(16 << 20)
@@ -348,13 +350,14 @@ mod tests {
         let lent = store.gather(&vec![1; 12 << 20], NOW).unwrap();
         set(&store, b"large", &[7; 12 << 20]);
         fill(&store, 2000);
-        assert_eq!(append(&store, b"large", b"8"), Err(Full));
+        assert_eq!(append(&store, b"large", b"8"), Ok(Stored::NotStored));
         assert_eq!(
             get(&store, b"large").map(|value| value.len()),
             Some(12 << 20)
         );
         drop(lent);
-        assert!(append(&store, b"large", b"8").is_ok());
+        let stored = append(&store, b"large", b"8");
+        assert!(matches!(stored, Ok(Stored::Stored { .. })));
     }
 
     #[test]

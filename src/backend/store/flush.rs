@@ -137,7 +137,8 @@ impl Shard {
 
 #[cfg(test)]
 mod tests {
-    use crate::backend::store::{Settings, Store, StoreChange, Value};
+    use crate::backend::store::tests::plain::change;
+    use crate::backend::store::{Mode, Settings, Store, Value};
 
     fn full(evicts: bool) -> (Store, u32) {
         let store = Store::new(Settings {
@@ -157,19 +158,7 @@ mod tests {
 
     fn set(store: &Store, number: u32, now: u32) -> bool {
         let key = format!("key-{number}");
-        let change = StoreChange {
-            mode: crate::backend::store::Mode::Set,
-            key: key.as_bytes(),
-            binary_key: false,
-            flags: 0,
-            exptime: 0,
-            compare: 0,
-            stale_allowed: false,
-            vivify: false,
-            cas: None,
-            value: Value::small(&[1; 1000]),
-            value_bytes_max: [2000; 2],
-        };
+        let change = change(Mode::Set, key.as_bytes(), Value::small(&[1; 1000]));
         store.store(&change, now).is_ok()
     }
 

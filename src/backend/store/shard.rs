@@ -468,7 +468,7 @@ impl Shard {
         let item = self.segments.item(at.location);
         let queue = self.segments.about(at.location.segment()).queue;
         let size = item.size() + item::UNIT;
-        let number = self.room_for(queue, size, now)?;
+        let number = self.room_to_rewrite(queue, size, now)?;
         let item = self.segments.item(at.location);
         let (key, tail) = (item.key().to_vec(), item.tail().to_vec());
         let new = NewItem {
@@ -583,6 +583,22 @@ impl Shard {
             return Err(Full);
         }
         self.room_within(queue, size, now)
+    }
+
+    /// As [`Self::room_for`], for an item that is there and gets a little longer. Where
+    /// nobody is evicted for it, it may take more memory than there is, as what is copied
+    /// may: a segment for each shard.
+    fn room_to_rewrite(&mut self, queue: Queue, size: usize, now: u32) -> Result<u16, Full> {
+        let room = self.room_for(queue, size, now);
+        if room.is_ok() || self.settings.evicts {
+            return room;
+        }
+        let shards = usize::try_from(self.settings.shards).unwrap_or(usize::MAX);
+        let over = self.memory.taken().saturating_sub(self.memory.limit());
+        if over >= shards.saturating_mul(EXTENT_COST) {
+            return Err(Full);
+        }
+        self.room_in_advance(queue, size, now).ok_or(Full)
     }
 
     /// As [`Self::room_for`], for what is being copied too.

@@ -1,9 +1,11 @@
 mod limit;
+pub(super) mod plain;
 mod pressure;
 
 use super::*;
 use std::collections::{HashMap, VecDeque};
 
+use self::plain::{change, item};
 use super::log::{Queue, Trace};
 use crate::net::lend::Lent;
 use proptest::prelude::*;
@@ -335,17 +337,11 @@ impl Tested {
         let (tag, now, exptime) = (Hash::new(key, SEED).tag(), self.now, self.expiry(ttl));
         let stored = self.write(|shard| {
             let store = StoreChange {
-                mode,
-                key,
-                binary_key: false,
                 flags: number % 3,
                 exptime,
                 compare,
-                stale_allowed: false,
-                vivify: false,
-                cas: None,
-                value: owned.as_value(),
                 value_bytes_max: [200_000; 2],
+                ..change(mode, key, owned.as_value())
             };
             shard.store(tag, &store, now)
         });
@@ -505,12 +501,8 @@ fn a_segment_written_anew_is_not_walked_on_from_where_it_was() {
             let tag = Hash::new(&key, SEED).tag();
             let value = vec![0; len];
             let put = Put {
-                key: &key,
-                flags: 0,
                 exptime: 1001 + number % 2 * 9,
-                cas: None,
-                state: State::default(),
-                value: Value::small(&value),
+                ..plain(&key, &value)
             };
             shard.put(tag, None, &put, 1000).unwrap();
         }
@@ -537,14 +529,7 @@ fn no_more_large_items_go_than_a_new_one_needs() {
     let set = |number: u32| {
         let key = format!("key-{number}").into_bytes();
         let owned = store.gather(&value, 1000).unwrap();
-        let put = Put {
-            key: &key,
-            flags: 0,
-            exptime: 0,
-            cas: None,
-            state: State::default(),
-            value: owned.as_value(),
-        };
+        let put = item(&key, owned.as_value());
         store
             .write(store.home(&key), 1000, |shard, tag| {
                 shard.put(tag, None, &put, 1000)
@@ -571,14 +556,7 @@ fn lending() -> Store {
 
 /// An item with nothing but a key and a value.
 fn plain<'a>(key: &'a [u8], value: &'a [u8]) -> Put<'a> {
-    Put {
-        key,
-        flags: 0,
-        exptime: 0,
-        cas: None,
-        state: State::default(),
-        value: Value::small(value),
-    }
+    item(key, Value::small(value))
 }
 
 fn set(store: &Store, key: &[u8], value: &[u8]) {
@@ -683,14 +661,7 @@ fn each_value_evicts_about_as_much_as_it_takes() {
         let value = vec![b'v'; len];
         let set = |number: usize| {
             let key = format!("key-{number:08}").into_bytes();
-            let put = Put {
-                key: &key,
-                flags: 0,
-                exptime: 0,
-                cas: None,
-                state: State::default(),
-                value: Value::small(&value),
-            };
+            let put = plain(&key, &value);
             store
                 .write(store.home(&key), 1000, |shard, tag| {
                     shard.put(tag, None, &put, 1000)

@@ -97,7 +97,7 @@ pub(crate) struct Args {
     #[arg(short = 'n', long, value_name = "BYTES", default_value_t = 48)]
     pub(super) slab_min_size: u32,
 
-    /// Without meaning here: memory goes back to the system in small pages.
+    /// Without meaning here: huge pages are used anyway, where the system has them.
     #[arg(short = 'L', long)]
     pub(super) enable_largepages: bool,
 

@@ -170,7 +170,6 @@ fn told(args: &Args, extended: &Extended) -> Told {
         backlog: u32::try_from(args.listen_backlog).unwrap_or(0),
         growth_factor: args.slab_growth_factor,
         chunk_bytes: args.slab_min_size,
-        refuses_at_once: true,
         crawls: extended.crawls,
         maintains: extended.maintains,
         tracks_sizes: extended.tracks_sizes,

@@ -204,7 +204,13 @@ impl Opcode {
     /// Whether it is about one item.
     #[inline]
     pub fn has_item(self) -> bool {
-        self.form().key == Part::Always && !matches!(self, Self::SaslAuth | Self::SaslStep)
+        self.form().key == Part::Always && !self.is_sasl()
+    }
+
+    /// Whether it is about who the client is.
+    #[inline]
+    pub const fn is_sasl(self) -> bool {
+        matches!(self, Self::SaslListMechs | Self::SaslAuth | Self::SaslStep)
     }
 
     /// The form of its requests.

@@ -325,9 +325,12 @@ fn judge(header: &Header) -> Result<Opcode, (Status, bool)> {
         return Err((Status::UnknownCommand, false));
     }
     let form = opcode.form();
-    if form.admits(header.extras_len, usize::from(header.key_len), value_len) {
-        Ok(opcode)
-    } else {
-        Err((Status::InvalidArguments, true))
+    if !form.admits(header.extras_len, usize::from(header.key_len), value_len) {
+        return Err((Status::InvalidArguments, true));
     }
+    // As in a memcached without SASL: nobody waits for what they bring.
+    if opcode.is_sasl() {
+        return Err((Status::UnknownCommand, false));
+    }
+    Ok(opcode)
 }

@@ -130,6 +130,7 @@ fn command<'a>(line: &'a [u8], whole: &'a [u8], after: &'a [u8], limits: &Limits
         b"quit" => request(Request::Admin(Admin::Quit), whole.len()),
         b"version" => request(Request::Admin(Admin::Version), whole.len()),
         b"stats" => request(Request::Admin(Admin::Stats { args }), whole.len()),
+        b"watch" => other(AdminVerb::Watch, args, whole),
         _ => rare(line, whole),
     }
 }
@@ -146,7 +147,6 @@ fn rare<'a>(line: &'a [u8], whole: &[u8]) -> Cut<'a> {
         Some(b"lru") => AdminVerb::Lru,
         Some(b"lru_crawler") => AdminVerb::LruCrawler,
         Some(b"slabs") => AdminVerb::Slabs,
-        Some(b"watch") => AdminVerb::Watch,
         _ => {
             // Somebody speaks HTTP to us: end it at once, as memcached does, so
             // that a web page cannot smuggle commands in the lines that follow.
@@ -162,15 +162,17 @@ fn rare<'a>(line: &'a [u8], whole: &[u8]) -> Cut<'a> {
             return refuse_unless(silent, Error::UnknownCommand, whole.len());
         }
     };
-    let args = words.rest();
-    request(
-        Request::Admin(Admin::Other {
-            verb,
-            args,
-            noreply: is_noreply(args),
-        }),
-        whole.len(),
-    )
+    other(verb, words.rest(), whole)
+}
+
+fn other<'a>(verb: AdminVerb, args: &'a [u8], whole: &[u8]) -> Cut<'a> {
+    let noreply = is_noreply(args);
+    let admin = Admin::Other {
+        verb,
+        args,
+        noreply,
+    };
+    request(Request::Admin(admin), whole.len())
 }
 
 fn refuse_unless<'a>(silent: bool, error: Error, len: usize) -> Cut<'a> {

@@ -84,10 +84,6 @@ impl Session {
             Opcode::Version => self.tell_version(request),
             Opcode::Stat => self.tell_stats(request, reading),
             Opcode::Flush => self.flush_binary(request, frame, reading),
-            // As a server without SASL.
-            Opcode::SaslListMechs | Opcode::SaslAuth | Opcode::SaslStep | Opcode::Verbosity => {
-                self.respond(&Response::of_status(opcode, opaque, Status::UnknownCommand));
-            }
             _ => self.ask_item(request, frame, false, reading),
         }
     }

@@ -49,9 +49,7 @@ fn connections(report: &mut Report, shared: &Shared) {
     report.line("max_connections", gate.sessions_max());
     report.line("curr_connections", sessions);
     report.line("total_connections", clients.accepted);
-    if shared.settings.told.refuses_at_once {
-        report.line("rejected_connections", clients.refused);
-    }
+    report.line("rejected_connections", clients.refused);
     report.line("connection_structures", sessions);
     let oversized = shared.store.totals().counters.oversized;
     report.line("response_obj_oom", oversized);

@@ -34,7 +34,7 @@ pub(super) fn report(shared: &Shared) -> String {
     report.line("auth_enabled_sasl", "no");
     report.line("auth_enabled_ascii", yes(settings.users.is_some()));
     report.line("item_size_max", store.item_bytes_max);
-    report.line("maxconns_fast", yes(told.refuses_at_once));
+    report.line("maxconns_fast", "yes");
     report.line("hashpower_init", 0);
     report.line("slab_reassign", "no");
     report.line("slab_automove", 0);

@@ -184,6 +184,38 @@ fn what_is_deleted_makes_room_for_others_where_nothing_is_evicted() {
 }
 
 #[test]
+fn what_there_is_can_be_given_a_time_where_nothing_is_evicted() {
+    let store = Store::new(Settings {
+        memory_bytes: 16 << 20,
+        threads: 4,
+        evicts: false,
+        ..Settings::default()
+    });
+    let key = |number: u32| format!("key-{number}");
+    let stored = (0..)
+        .take_while(|&number| set_until(&store, &key(number), &[1; 200], 0, 1000).is_ok())
+        .count();
+    let touch = |number: u32| {
+        let key = key(number);
+        store.write(store.home(key.as_bytes()), 1000, |shard, tag| {
+            let at = shard.find(tag, key.as_bytes(), 1000).unwrap();
+            shard.set_exptime(at, 1001, 1000).map(|_| ())
+        })
+    };
+    for number in 0..40_000 {
+        assert_eq!(touch(number), Ok(()), "{number} of {stored}");
+    }
+    // A segment for each shard, and one that each copies to.
+    let most = store.memory_bytes_max() + 2 * store.shards() * EXTENT_COST;
+    assert!(store.memory_bytes() <= most);
+    store.slots.iter().for_each(|slot| slot.lock().check());
+    // They expire, and all is as it was.
+    sweep(&store, 1002);
+    assert!(store.memory_bytes() <= store.memory_bytes_max());
+    assert!(set_until(&store, "new", &[1; 200], 0, 1002).is_ok());
+}
+
+#[test]
 fn what_has_been_made_counts_though_there_is_no_more() {
     let memory = Memory::new(MEMORY_BYTES_MIN);
     let mut shard = shard(&memory, true);
