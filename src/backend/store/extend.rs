@@ -14,7 +14,7 @@ use super::log::Queue;
 use super::memory::LARGE_BYTES_MIN;
 use super::shard::{At, Full, Shard};
 use super::value::{Filling, Owned};
-use super::{Home, Store};
+use super::{Home, SHARD_BYTES_LEAST, Store};
 
 /// How often a value is copied anew because it has changed meanwhile. Then it is copied
 /// while its shard is locked.
@@ -124,7 +124,9 @@ impl Store {
     fn extended(&self, base: &Base, store: &Change<'_>, now: u32) -> Result<Owned, Full> {
         let cost = base.large.as_ref().map_or(0, |large| large.cost());
         let len = base.len() + store.value.len();
-        if !self.could_hold(cost + len) {
+        // Others are to have something too, the index and the item among them.
+        let least = cost + len + self.slots.len() * SHARD_BYTES_LEAST;
+        if least > self.memory.limit() {
             self.count_no_memory();
             return Err(Full);
         }

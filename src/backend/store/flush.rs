@@ -123,7 +123,7 @@ impl Shard {
         self.flushed = Some(std::mem::replace(&mut self.index, empty));
         self.dropped.segments.push(self.segments.take_all());
         self.dropped.large.push(std::mem::take(&mut self.large));
-        self.compaction = None;
+        (self.compaction, self.advanced) = (None, None);
         self.sweep.forget();
         self.counters.reclaimed += self.items;
         (self.items, self.bytes) = (0, 0);

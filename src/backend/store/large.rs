@@ -72,13 +72,13 @@ impl Large {
             self.early = early.min(self.held.saturating_sub(to));
             self.memory.not_early(early - self.early);
         }
-        let mut wanted = to.saturating_sub(self.held);
+        let mut wanted = self.wanted(to);
         while wanted > 0 {
             let after = self.pieces.last().map(|last| last.address() + last.len());
             let room = self.len - self.held;
             if let Some(piece) = self.memory.piece(wanted, room, after) {
                 self.add(piece);
-                wanted = to.saturating_sub(self.held);
+                wanted = self.wanted(to);
             } else if wanted > PIECE_BYTES_MIN {
                 wanted = (wanted / 2)
                     .next_multiple_of(PAGE_BYTES)
@@ -86,6 +86,14 @@ impl Large {
             } else {
                 break;
             }
+        }
+    }
+
+    /// Bytes to take at a time up to `to`: not in short pieces where more is still to come.
+    fn wanted(&self, to: usize) -> usize {
+        match to.saturating_sub(self.held) {
+            0 => 0,
+            missing => missing.max(PIECE_BYTES_MIN).min(self.len - self.held),
         }
     }
 

@@ -48,8 +48,8 @@ const _: () = assert!(EXTENT_BYTES <= HUGE_BYTES && PIECE_BYTES_MAX <= HUGE_BYTE
 /// references and an entry in a table.
 pub(super) const PIECE_COST: usize = 128;
 
-/// What an extent costs beside: its entries in the tables of its shard, with the room that
-/// these keep for more.
+/// What an extent of the log costs beside: its entries in the tables of its shard, with the
+/// room that these keep for more. One of the index costs a few times as much; it has few.
 const EXTENT_COST_BESIDE: usize = 512;
 
 /// What an extent costs.
@@ -126,7 +126,7 @@ struct Wanted {
     least: usize,
     /// What will be wanted behind them, with them.
     room: usize,
-    /// Where they are best.
+    /// Where they are best, though they be fewer.
     after: Option<usize>,
 }
 
@@ -322,7 +322,7 @@ impl Memory {
     }
 
     /// Memory for so many bytes of a large value, or for as many of them as there are in one
-    /// piece, if the limit allows it. It begins at `after` if that can be, or where there is
+    /// piece, if the limit allows it. It begins at `after` if any are free there, or where there is
     /// `room` for more.
     pub(super) fn piece(&self, bytes: usize, room: usize, after: Option<usize>) -> Option<Span> {
         let bytes = bytes.min(PIECE_BYTES_MAX).next_multiple_of(page_bytes());
@@ -403,9 +403,9 @@ impl Memory {
             }
         }
         let mapped = self.mapped(|| pool.map(bytes, room, after));
-        if mapped.is_none() {
-            self.taken.fetch_sub(bytes, Ordering::Relaxed);
-        }
+        // There may be less behind `after`.
+        let len = mapped.as_ref().map_or(0, |span| span.len());
+        self.taken.fetch_sub(bytes - len, Ordering::Relaxed);
         mapped
     }
 
@@ -423,7 +423,8 @@ impl Memory {
     /// Takes a huge page, all of which is spare then, if the limit allows it. Says whether it
     /// did.
     fn take_huge(&self, pool: &Pool) -> bool {
-        if !self.has_grown(1) || !has_huge_pages() {
+        let has_room = self.taken() + HUGE_BYTES <= self.bound();
+        if !has_room || !self.has_grown(1) || !has_huge_pages() {
             return false;
         }
         let _transit = lock(&self.in_transit);
@@ -552,8 +553,9 @@ impl Memory {
             pool.spare(span);
             return 0;
         }
-        self.spare.fetch_sub(len, Ordering::Relaxed);
+        // In this order: they are not to look as if they were in use again.
         self.taken.fetch_sub(len, Ordering::Relaxed);
+        self.spare.fetch_sub(len, Ordering::Relaxed);
         len
     }
 }

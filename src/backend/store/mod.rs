@@ -49,13 +49,13 @@ use memory::{EXTENT_COST, PIECE_COST};
 /// one being cleared are a small part of it.
 const SHARD_BYTES_MIN: usize = 32 * EXTENT_BYTES;
 
-/// What each shard needs whatever large values there are: an extent for its index and one for
-/// each queue.
-const SHARD_BYTES_BESIDE: usize = 3 * EXTENT_BYTES;
+/// The limit can be lowered to so much for each shard: an extent for its index, one for
+/// each queue, and one to copy to or for a value that is large.
+const SHARD_BYTES_LEAST: usize = 4 * EXTENT_BYTES;
 
-/// The limit can be lowered to so much for each shard: there is one more to copy to or for a
-/// value that is large.
-const SHARD_BYTES_LEAST: usize = SHARD_BYTES_BESIDE + EXTENT_BYTES;
+/// What the item of a large value needs beside it: an extent for the index and one for the
+/// log.
+const ITEM_BYTES_BESIDE: usize = 2 * EXTENT_COST;
 
 /// Log that the segment numbers of a shard can reach, with room to spare.
 const SHARD_BYTES_MAX: usize = 4 << 30;
@@ -362,10 +362,9 @@ impl Store {
         prepared
     }
 
-    /// Whether there could be so many bytes of large values, if all others went.
+    /// Whether there could be a value of so many bytes, if all others went.
     fn could_hold(&self, bytes: usize) -> bool {
-        let beside = self.slots.len() * SHARD_BYTES_BESIDE;
-        bytes.saturating_add(beside) <= self.memory.limit()
+        bytes.saturating_add(ITEM_BYTES_BESIDE) <= self.memory.limit()
     }
 
     /// Drops everything, now or at that second.

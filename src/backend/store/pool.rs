@@ -87,8 +87,8 @@ impl Pool {
         huge.flatten().or_else(|| spare.take_within(bytes))
     }
 
-    /// Addresses of `bytes` in one piece, at most of a huge page, without memory; from where
-    /// [`Runs::take`] would take them.
+    /// Addresses of `bytes` in one piece, at most of a huge page, without memory; as
+    /// [`Runs::take`] takes them.
     pub(super) fn map(&self, bytes: usize, room: usize, after: Option<usize>) -> io::Result<Span> {
         debug_assert!(bytes <= HUGE_BYTES);
         let mut empty = lock(&self.empty);

@@ -45,8 +45,8 @@ impl Runs {
         self.put(whole);
     }
 
-    /// Takes `bytes`: of the run that begins at `after`, if it has so many; or of the shortest
-    /// that has `room`; or of the longest there is.
+    /// Takes as many as `bytes` of the run that begins at `after`; or `bytes` of the shortest
+    /// that has `room`, or of the longest there is.
     pub(super) fn take(&mut self, bytes: usize, room: usize, after: Option<usize>) -> Option<Span> {
         let has_enough = |start: &usize| {
             let run = self.by_start.get(start);
@@ -54,7 +54,8 @@ impl Runs {
         };
         let roomy = || Some(self.by_len.range((room, 0)..).next()?.1);
         let longest = || Some(self.by_len.last()?.1).filter(has_enough);
-        let start = after.filter(has_enough).or_else(roomy).or_else(longest)?;
+        let next = after.filter(|start| self.by_start.contains_key(start));
+        let start = next.or_else(roomy).or_else(longest)?;
         self.take_at(start, bytes)
     }
 
@@ -208,6 +209,12 @@ mod tests {
             runs.take(4 << 12, 4 << 12, Some(end)).unwrap().address(),
             end
         );
+        let (gap, rest) = span(9 << 12).split_at(6 << 12);
+        let start = rest.address();
+        runs.add(rest);
+        let next = runs.take(5 << 12, 5 << 12, Some(start)).unwrap();
+        assert_eq!((next.address(), next.len()), (start, 3 << 12));
+        drop(gap);
     }
 
     #[test]

@@ -218,6 +218,8 @@ pub struct Shard {
     pub(super) compaction: Option<Compaction>,
     /// Segments of young items that have been evicted: the clock of ghosts.
     pub(super) generation: u32,
+    /// A segment that was begun in advance, by number and sequence.
+    pub(super) advanced: Option<(u16, u32)>,
     /// Where the janitor goes on.
     pub(super) sweep: Sweep,
     /// Items that are not to be evicted, because they are being added to.
@@ -253,6 +255,7 @@ impl Shard {
             spare: None,
             compaction: None,
             generation: 0,
+            advanced: None,
             sweep: Sweep::default(),
             kept: Vec::new(),
             flush_at: None,
@@ -590,15 +593,13 @@ impl Shard {
     /// may: a segment for each shard.
     fn room_to_rewrite(&mut self, queue: Queue, size: usize, now: u32) -> Result<u16, Full> {
         let room = self.room_for(queue, size, now);
-        if room.is_ok() || self.settings.evicts {
+        let is_there = |(number, sequence)| self.segments.about(number).sequence == sequence;
+        if room.is_ok() || self.settings.evicts || self.advanced.is_some_and(is_there) {
             return room;
         }
-        let shards = usize::try_from(self.settings.shards).unwrap_or(usize::MAX);
-        let over = self.memory.taken().saturating_sub(self.memory.limit());
-        if over >= shards.saturating_mul(EXTENT_COST) {
-            return Err(Full);
-        }
-        self.room_in_advance(queue, size, now).ok_or(Full)
+        let number = self.room_in_advance(queue, size, now).ok_or(Full)?;
+        self.advanced = Some((number, self.segments.about(number).sequence));
+        Ok(number)
     }
 
     /// As [`Self::room_for`], for what is being copied too.

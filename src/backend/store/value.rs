@@ -184,8 +184,10 @@ impl Filling {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::Ordering;
+
     use super::*;
-    use crate::backend::store::memory::{PIECE_BYTES_MAX, PIECE_COST};
+    use crate::backend::store::memory::{PIECE_BYTES_MAX, PIECE_BYTES_MIN, PIECE_COST};
 
     fn bytes(len: usize) -> Vec<u8> {
         (0..len).map(|at| at.to_le_bytes()[0] ^ 7).collect()
@@ -233,6 +235,34 @@ mod tests {
         let (first, later) = steps.split_at(5);
         assert_eq!(first, [16, 16, 32, 64, 128]);
         assert!(later.iter().all(|&step| step == 128));
+    }
+
+    #[test]
+    fn what_comes_in_small_steps_lies_in_no_shorter_pieces() {
+        let memory = Memory::new(8 << 20);
+        let len = 400 << 10;
+        // Nothing is taken early, and every other hole is large enough.
+        memory.early.store(8 << 20, Ordering::Relaxed);
+        let mut holes: Vec<_> = (0..100)
+            .map(|_| memory.piece(PIECE_BYTES_MIN, 0, None))
+            .collect();
+        for hole in holes.iter_mut().step_by(2) {
+            memory.give_piece(hole.take().unwrap());
+        }
+        let mut filling = Filling::new(&memory, len);
+        for step in bytes(len).chunks(1460) {
+            filling.fill(step, Filling::prepare).unwrap();
+        }
+        let large = filling.finish();
+        let parts = large
+            .as_value()
+            .large
+            .map_or(0, |large| large.parts().count());
+        assert!(parts <= len / PIECE_BYTES_MIN, "{parts}");
+        holes
+            .into_iter()
+            .flatten()
+            .for_each(|piece| memory.give_piece(piece));
     }
 
     #[test]

@@ -143,11 +143,36 @@ fn nothing_is_evicted_for_a_value_that_is_larger_than_the_limit() {
     store.set_memory_bytes_max(16 << 20);
     sweep(&store, 1000);
     let before = store.totals();
-    assert!(store.gather(&vec![1; 11 << 20], 1000).is_err());
+    let most = (16 << 20) - ITEM_BYTES_BESIDE;
+    assert!(store.gather(&vec![1; most + 1], 1000).is_err());
     let after = store.totals();
     assert_eq!(after.items, before.items);
     assert_eq!(after.counters.no_memory, before.counters.no_memory + 1);
-    assert!(store.gather(&vec![1; 10 << 20], 1000).is_ok());
+    assert!(store.gather(&vec![1; most / 10 * 9], 1000).is_ok());
+}
+
+#[test]
+fn what_nothing_is_evicted_for_can_be_given_a_time_under_a_lowered_limit() {
+    let store = store(16, false);
+    let key = |number: u32| format!("key-{number}");
+    for number in 0..40_000 {
+        set_until(&store, &key(number), &[1; 200], 0, 1000).unwrap();
+    }
+    store.set_memory_bytes_max(8 << 20);
+    sweep(&store, 1000);
+    assert!(store.memory_bytes() > 8 << 20);
+    let touch = |number: u32| {
+        let key = key(number);
+        store.write(store.home(key.as_bytes()), 1000, |shard, tag| {
+            let at = shard.find(tag, key.as_bytes(), 1000).unwrap();
+            shard.set_exptime(at, 1001, 1000).map(|_| ())
+        })
+    };
+    assert!((0..500).all(|number| touch(number).is_ok()));
+    store.flush(None, 1000);
+    set_until(&store, "new", b"value", 0, 1000).unwrap();
+    assert!((0..100).all(|number| set_until(&store, &key(number), b"1", 0, 1000).is_ok()));
+    (0..100).for_each(|number| assert_eq!(touch(number), Ok(())));
 }
 
 #[test]
