@@ -20,8 +20,6 @@ mod large;
 mod log;
 mod memory;
 mod noted;
-mod pool;
-mod runs;
 mod shard;
 mod table;
 mod value;
