@@ -380,6 +380,9 @@ fn what_there_is_no_memory_to_make_is_told_as_memcached_does() {
         evicts: false,
         ..crate::backend::Settings::default()
     });
+    for key in ["one", "two"] {
+        say(&store, format!("set {key} 0 0 1\r\n9\r\n"));
+    }
     // To the last item that is as short as those to come.
     for len in [1000, 100, 1] {
         let value = "9".repeat(len);
@@ -407,7 +410,13 @@ fn what_there_is_no_memory_to_make_is_told_as_memcached_does() {
     };
     let told = say_binary(&store, &increment);
     assert_eq!(told, (0x82, "Out of memory allocating new item".to_owned()));
-    // What there is has room for a time.
+    // What there is has room for a digit more.
+    assert_eq!(say(&store, "incr one 1\r\n"), "10\r\n");
+    assert_eq!(
+        say(&store, "ma two D9999999 T30 t v\r\n"),
+        "VA 8 t30\r\n10000008\r\n"
+    );
+    // And for a time.
     assert_eq!(say(&store, "touch 1000-1 30\r\n"), "TOUCHED\r\n");
     assert_eq!(say(&store, "mg 1000-2 T30 N30 t\r\n"), "HD t30\r\n");
 }

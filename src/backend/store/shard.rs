@@ -568,7 +568,13 @@ impl Shard {
             }
             Some(at) => {
                 let queue = self.segments.about(at.location.segment()).queue;
-                Ok(Place::Moved(at, self.room_for(queue, size, now)?))
+                let is_hardly_longer = size <= self.segments.item(at.location).size() + item::UNIT;
+                let number = if is_hardly_longer {
+                    self.room_to_rewrite(queue, size, now)?
+                } else {
+                    self.room_for(queue, size, now)?
+                };
+                Ok(Place::Moved(at, number))
             }
             None => {
                 let queue = self.queue_for(tag);
