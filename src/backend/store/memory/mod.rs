@@ -198,7 +198,7 @@ impl Memory {
         self.limit.load(Ordering::Relaxed)
     }
 
-    /// Changes the limit. If more is in use, it is for [`Self::settle`] to go down to it.
+    /// Changes the limit. If more is in use, the store goes down to it step by step.
     pub fn set_limit(&self, limit: usize) {
         self.limit.store(limit, Ordering::Relaxed);
         self.set_bound(limit.max(self.used()));
