@@ -103,11 +103,11 @@ pub struct Memory {
     taken: AtomicUsize,
     /// Bytes of them that are spare.
     spare: AtomicUsize,
+    /// Bytes taken early by values that are on their way in.
+    pub(super) early: AtomicUsize,
     /// Held while spare memory is on its way to the system or from it. Who finds none in the
     /// pools waits for that.
     in_transit: Mutex<()>,
-    /// Bytes of them that values on their way in have taken early.
-    pub(super) early: AtomicUsize,
     /// Worker threads that may borrow.
     threads: usize,
     /// Extents that nobody uses but that are still lent in part, and how many.
@@ -180,8 +180,8 @@ impl Memory {
             bound: AtomicUsize::new(limit),
             taken: AtomicUsize::new(0),
             spare: AtomicUsize::new(0),
-            in_transit: Mutex::default(),
             early: AtomicUsize::new(0),
+            in_transit: Mutex::default(),
             threads: threads.max(1),
             lent: Mutex::default(),
             lent_count: AtomicUsize::new(0),
@@ -325,8 +325,8 @@ impl Memory {
     }
 
     /// Memory for so many bytes of a large value, or for as many of them as there are in one
-    /// piece, if the limit allows it. It begins at `after` if any are free there, or where there is
-    /// `room` for more.
+    /// piece, if the limit allows it. It begins at `after` if any are free there, or where there
+    /// is `room` for more.
     pub(super) fn piece(&self, bytes: usize, room: usize, after: Option<usize>) -> Option<Span> {
         let bytes = bytes.min(PIECE_BYTES_MAX).next_multiple_of(page_bytes());
         let wanted = Wanted {

@@ -1,6 +1,6 @@
 //! A limit that changes while there are items.
 
-use super::pressure::{set_until, store, sweep};
+use super::pressure::{set_until, store, sweep, touch};
 use super::*;
 
 /// Reads of a key: it is there, and used.
@@ -162,18 +162,11 @@ fn what_nothing_is_evicted_for_can_be_given_a_time_under_a_lowered_limit() {
     store.set_memory_bytes_max(8 << 20);
     sweep(&store, 1000);
     assert!(store.memory_bytes() > 8 << 20);
-    let touch = |number: u32| {
-        let key = key(number);
-        store.write(store.home(key.as_bytes()), 1000, |shard, tag| {
-            let at = shard.find(tag, key.as_bytes(), 1000).unwrap();
-            shard.set_exptime(at, 1001, 1000).map(|_| ())
-        })
-    };
-    assert!((0..500).all(|number| touch(number).is_ok()));
+    assert!((0..500).all(|number| touch(&store, &key(number)).is_ok()));
     store.flush(None, 1000);
     set_until(&store, "new", b"value", 0, 1000).unwrap();
     assert!((0..100).all(|number| set_until(&store, &key(number), b"1", 0, 1000).is_ok()));
-    (0..100).for_each(|number| assert_eq!(touch(number), Ok(())));
+    (0..100).for_each(|number| assert_eq!(touch(&store, &key(number)), Ok(())));
 }
 
 #[test]

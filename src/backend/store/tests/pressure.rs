@@ -33,6 +33,14 @@ pub(super) fn set_until(
     stored.map(|_| ())
 }
 
+/// Has what is stored expire a second later.
+pub(super) fn touch(store: &Store, key: &str) -> Result<(), Full> {
+    store.write(store.home(key.as_bytes()), 1000, |shard, tag| {
+        let at = shard.find(tag, key.as_bytes(), 1000).unwrap();
+        shard.set_exptime(at, 1001, 1000).map(|_| ())
+    })
+}
+
 pub(super) fn sweep(store: &Store, now: u32) {
     for shard in 0..store.shards() {
         while store.tidy(shard, 256, now) {}
@@ -185,25 +193,13 @@ fn what_is_deleted_makes_room_for_others_where_nothing_is_evicted() {
 
 #[test]
 fn what_there_is_can_be_given_a_time_where_nothing_is_evicted() {
-    let store = Store::new(Settings {
-        memory_bytes: 16 << 20,
-        threads: 4,
-        evicts: false,
-        ..Settings::default()
-    });
+    let store = store(16, false);
     let key = |number: u32| format!("key-{number}");
     let stored = (0..)
         .take_while(|&number| set_until(&store, &key(number), &[1; 200], 0, 1000).is_ok())
         .count();
-    let touch = |number: u32| {
-        let key = key(number);
-        store.write(store.home(key.as_bytes()), 1000, |shard, tag| {
-            let at = shard.find(tag, key.as_bytes(), 1000).unwrap();
-            shard.set_exptime(at, 1001, 1000).map(|_| ())
-        })
-    };
     for number in 0..40_000 {
-        assert_eq!(touch(number), Ok(()), "{number} of {stored}");
+        assert_eq!(touch(&store, &key(number)), Ok(()), "{number} of {stored}");
     }
     // A segment for each shard, and one that each copies to.
     let most = store.memory_bytes_max() + 2 * store.shards() * EXTENT_COST;
