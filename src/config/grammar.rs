@@ -369,22 +369,38 @@ pub(super) fn name(text: &str) -> Result<String, Flaw> {
     Ok(text.to_owned())
 }
 
-/// A filter of log events: levels, or targets with levels, by commas.
+/// A filter of log events: levels, or targets with levels, by commas. Blanks
+/// around them are left out of what is returned.
 pub(super) fn log_filter(text: &str) -> Result<String, Flaw> {
-    const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
-    // The filter takes a word that is no level for a target, of which it then
-    // shows everything and of the rest nothing: never what was meant.
-    let plain = text.split(',').filter(|part| !part.contains('['));
-    for part in plain {
-        let level = part.split_once('=').map_or(part, |(_, level)| level).trim();
-        if !LEVELS.contains(&level.to_ascii_lowercase().as_str()) {
-            return Err(Flaw::UnknownLevel(level.to_owned()));
-        }
-    }
-    match tracing_subscriber::EnvFilter::try_new(text) {
-        Ok(_) => Ok(text.to_owned()),
+    let parts: Vec<String> = text
+        .split(',')
+        .map(log_directive)
+        .collect::<Result<_, _>>()?;
+    let filter = parts.join(",");
+    match tracing_subscriber::EnvFilter::try_new(&filter) {
+        Ok(_) => Ok(filter),
         Err(_) => Err(Flaw::Form),
     }
+}
+
+/// One part of a [log filter](log_filter) without blanks, of which the reader
+/// of filters makes a part of a target, or panics.
+fn log_directive(text: &str) -> Result<String, Flaw> {
+    const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+    let text = text.trim();
+    if text.contains('[') {
+        return Ok(text.to_owned());
+    }
+    // The filter takes a word that is no level for a target, of which it then
+    // shows everything and of the rest nothing: never what was meant.
+    let (target, level) = match text.split_once('=') {
+        Some((target, level)) => (Some(target.trim()), level.trim()),
+        None => (None, text),
+    };
+    if !LEVELS.contains(&level.to_ascii_lowercase().as_str()) {
+        return Err(Flaw::UnknownLevel(level.to_owned()));
+    }
+    Ok(target.map_or(level.to_owned(), |target| format!("{target}={level}")))
 }
 
 #[cfg(test)]
@@ -569,6 +585,18 @@ mod tests {
         assert_eq!(log_filter("ketch=loud"), unknown("loud"));
         assert_eq!(log_filter(""), unknown(""));
         assert_eq!(log_filter("[x=info"), Err(Flaw::Form));
+    }
+
+    #[test]
+    fn a_log_filter_has_no_blanks() {
+        let read = |text: &str| log_filter(text).expect("the filter is valid");
+        assert_eq!(
+            read(" warn, ketch::pool = debug "),
+            "warn,ketch::pool=debug"
+        );
+        assert_eq!(read("warn,\u{a0}[x]=info"), "warn,[x]=info");
+        // The reader of filters slices the text where blanks put it off.
+        assert_eq!(log_filter(" a\u{bf1}["), Err(Flaw::Form));
     }
 
     proptest! {
