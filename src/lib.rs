@@ -8,6 +8,7 @@ pub mod admin;
 pub mod backend;
 pub mod clock;
 pub mod config;
+pub mod log;
 pub mod net;
 pub mod pool;
 pub mod protocol;

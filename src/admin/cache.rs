@@ -9,7 +9,7 @@ use super::http::{Answer, PROMETHEUS, Site, not_allowed, plain, with_type};
 use super::page::{Family, Kind, Page, families, seconds};
 use crate::backend::server::{Shared, WorkerStats};
 use crate::backend::store::Counters;
-use crate::{clock, usage};
+use crate::{clock, log, usage};
 
 families! {
     BUILD_INFO Gauge "ketch_build_info" ["version"] "1, labelled with the release";
@@ -17,6 +17,7 @@ families! {
     CPU Counter "process_cpu_seconds_total" [] "processor time of the process, user and system";
     RESIDENT Gauge "process_resident_memory_bytes" [] "memory of the process that is in RAM";
     FDS Gauge "process_open_fds" [] "descriptors that the process has open";
+    LOG_LINES_LOST Counter "ketch_log_lines_lost_total" [] "lines of the log lost because 8192 waited for whoever reads them";
     SESSIONS Gauge "ketch_client_sessions" [] "clients connected now";
     SESSIONS_MAX Gauge "ketch_client_sessions_max" [] "most clients at a time (-c)";
     ACCEPTED Counter "ketch_client_sessions_accepted_total" [] "clients let in";
@@ -121,6 +122,7 @@ fn render(shared: &Shared) -> String {
     if let Some(count) = usage::open_descriptors() {
         page.family(&FDS).sample(&[], count);
     }
+    page.family(&LOG_LINES_LOST).sample(&[], log::lines_lost());
     let workers = shared.workers();
     for (family, counter) in OF_CLIENTS {
         let sum: u64 = workers.iter().map(|worker| counter(worker)).sum();

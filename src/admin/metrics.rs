@@ -5,13 +5,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::page::{Family, Kind, Page, Samples, families, seconds};
 use super::reloads::Outcome;
 use super::state::State;
-use crate::clock;
 use crate::pool::missed::{Counts, Missed};
 use crate::pool::{Failure, Server, ServerStats, health};
 use crate::proxy::Pool;
 use crate::proxy::stats::{Command, Dialect, End, PoolCounters, PoolStats, WorkerStats};
 use crate::stats::{Counter, HistogramSum};
-use crate::usage;
+use crate::{clock, log, usage};
 
 families! {
     BUILD_INFO Gauge "ketch_build_info" ["version"] "1, labelled with the release";
@@ -19,6 +18,7 @@ families! {
     CPU Counter "process_cpu_seconds_total" [] "processor time of the process, user and system";
     RESIDENT Gauge "process_resident_memory_bytes" [] "memory of the process that is in RAM";
     FDS Gauge "process_open_fds" [] "descriptors that the process has open";
+    LOG_LINES_LOST Counter "ketch_log_lines_lost_total" [] "lines of the log lost because 8192 waited for whoever reads them";
     READY Gauge "ketch_ready" [] "1 while new clients are welcome";
     CONFIG_INFO Gauge "ketch_config_info" ["hash"] "1, labelled with the hash of the configuration in force (XXH3-64 of the file's text)";
     CONFIG_TIME Gauge "ketch_config_last_reload_success_timestamp_seconds" [] "when the configuration in force was read, in seconds since the Unix epoch";
@@ -115,6 +115,7 @@ fn process(page: &mut Page, state: &State) {
     if let Some(count) = usage::open_descriptors() {
         fds.sample(&[], count);
     }
+    page.family(&LOG_LINES_LOST).sample(&[], log::lines_lost());
     page.family(&READY).sample(&[], u8::from(state.is_ready()));
 }
 

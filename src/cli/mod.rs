@@ -5,7 +5,6 @@ pub(crate) mod backend;
 pub(crate) mod check;
 mod descriptors;
 pub(crate) mod diff;
-mod log;
 pub(crate) mod proxy;
 pub(crate) mod route;
 

@@ -37,7 +37,7 @@ pub use error::{Error, Fault, Meant, Misfit, Problem, Warning};
 pub use grammar::{Flaw, show_duration, show_size};
 pub use key::{Change, KeyDoc, SectionDoc};
 pub use path::Position;
-pub use settings::{Clients, Listen, LogFormat, Pool, Server, Settings, Shard};
+pub use settings::{Clients, Listen, Pool, Server, Settings, Shard};
 
 use crate::router::Placement;
 use keys::{CLIENTS, LISTENER, POOL, TOP};

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use std::path::PathBuf;
 
+use crate::log;
 use crate::net::listener::Address;
 use crate::pool;
 use crate::pool::server::Place;
@@ -59,7 +60,7 @@ pub struct Settings {
     /// Which events are logged.
     pub log: String,
     /// How they are written.
-    pub log_format: LogFormat,
+    pub log_format: log::Format,
     /// Most bytes that all peers together may make the process hold.
     pub memory_max: usize,
     /// Most requests in flight, of all clients together.
@@ -88,7 +89,7 @@ impl Default for Settings {
             workers: None,
             route: None,
             log: "info".to_owned(),
-            log_format: LogFormat::default(),
+            log_format: log::Format::default(),
             memory_max: MEMORY_MAX,
             in_flight_max: IN_FLIGHT_MAX,
             watch: true,
@@ -115,29 +116,6 @@ fn loopback(port: u16) -> Address {
     Address::Tcp {
         host: "127.0.0.1".to_owned(),
         port,
-    }
-}
-
-/// How events are written.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum LogFormat {
-    /// For people.
-    #[default]
-    Text,
-    /// One JSON object in a line.
-    Json,
-}
-
-impl LogFormat {
-    /// Every format.
-    pub const ALL: [Self; 2] = [Self::Text, Self::Json];
-
-    /// The name in the configuration.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Text => "text",
-            Self::Json => "json",
-        }
     }
 }
 

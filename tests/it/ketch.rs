@@ -40,6 +40,18 @@ struct Log {
 struct Lines {
     lines: Vec<String>,
     ended: bool,
+    reader: Reader,
+}
+
+/// What whoever reads the log does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Reader {
+    #[default]
+    Reads,
+    /// Nothing, and keeps the pipe open.
+    Waits,
+    /// Closes the pipe once another line has come.
+    Leaves,
 }
 
 impl Ketch {
@@ -80,8 +92,14 @@ impl Ketch {
         let writer = Arc::clone(&log);
         thread::spawn(move || {
             for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-                writer.lines.lock().unwrap().lines.push(line);
+                let mut log = writer.lines.lock().unwrap();
+                log.lines.push(line);
                 writer.more.notify_all();
+                let waits = |log: &mut Lines| log.reader == Reader::Waits;
+                log = writer.more.wait_while(log, waits).unwrap();
+                if log.reader == Reader::Leaves {
+                    break;
+                }
             }
             writer.lines.lock().unwrap().ended = true;
             writer.more.notify_all();
@@ -108,6 +126,12 @@ impl Ketch {
     /// The only listener, or the first.
     pub(crate) fn address(&self) -> SocketAddr {
         self.listeners[0]
+    }
+
+    /// Has whoever reads the log do something else.
+    pub(crate) fn set_reader(&self, reader: Reader) {
+        self.log.lines.lock().unwrap().reader = reader;
+        self.log.more.notify_all();
     }
 
     /// Everything logged so far.
@@ -167,6 +191,18 @@ impl Ketch {
         assert!(ended.0.ended, "still there: {:#?}", ended.0.lines);
         drop(ended);
         self.child.wait().unwrap().code()
+    }
+
+    /// The same, though nobody reads what it says.
+    pub(crate) fn wait_unheard(&mut self) -> Option<i32> {
+        let deadline = now() + START_MAX;
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status.code();
+            }
+            assert!(now() < deadline, "still there");
+            thread::yield_now();
+        }
     }
 
     /// What the system says of the process ([`crate::status`]).

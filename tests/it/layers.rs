@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 /// The modules of each layer, the lowest first. Those of a layer do not know each
 /// other.
 const LAYERS: [&[&str]; 6] = [
-    &["clock", "stats", "usage"],
+    &["clock", "log", "stats", "usage"],
     &["protocol"],
     &["net"],
     &["pool", "router"],

@@ -21,6 +21,7 @@ mod health;
 mod ketch;
 mod layers;
 mod load;
+mod log;
 mod memccapable;
 mod missed;
 mod outage;

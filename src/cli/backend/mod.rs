@@ -15,7 +15,7 @@ use anyhow::Context;
 use ketch::admin::{self, cache::Cache};
 use ketch::backend::server::{Listening, Settings, Shared, Told, Users, Worker};
 use ketch::backend::{self, Janitor, Store};
-use ketch::config::LogFormat;
+use ketch::log::{Format, Log};
 use ketch::net::listener::{self, Address, Gate, Listener, Options};
 use ketch::net::worker::Workers;
 use rustix::mm::{MlockAllFlags, mlockall};
@@ -29,7 +29,7 @@ pub(crate) use args::Args;
 use extended::Extended;
 use listen::Listen;
 
-use super::{BadUsage, CannotListen, descriptors, log};
+use super::{BadUsage, CannotListen, descriptors};
 
 /// Names a file for the ports that the system has chosen, as memcached does: tests
 /// of clients read it.
@@ -57,7 +57,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     if args.detached {
         daemon::settle(args.enable_coredumps).context("cannot go into the background")?;
     }
-    log::show(level(args.verbose), LogFormat::Text)?;
+    let mut log = Log::show(level(args.verbose), Format::Text)?;
     for warning in &plan.warnings {
         tracing::warn!("{warning}");
     }
@@ -65,7 +65,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("cannot start")?;
-    let workers = runtime.block_on(serve(args, plan))?;
+    let workers = runtime.block_on(serve(args, plan, &mut log))?;
     // What accepted clients has ended, and with it the other owners.
     if let Some(workers) = Arc::into_inner(workers) {
         workers.stop();
@@ -223,7 +223,7 @@ fn read_users_again(path: &Path, shared: &Shared) {
 
 /// Serves clients until the process is told to end. Returns the workers, with
 /// whatever they still have to do.
-async fn serve(args: &Args, plan: Plan) -> anyhow::Result<Arc<Workers<usize>>> {
+async fn serve(args: &Args, plan: Plan, log: &mut Log) -> anyhow::Result<Arc<Workers<usize>>> {
     let mut told_to_end = ToldToEnd::new().context("cannot wait for signals")?;
     let room = descriptors::room_for(usize::try_from(args.conn_limit)?, plan.listen.len());
     if args.enable_coredumps {
@@ -283,6 +283,7 @@ async fn serve(args: &Args, plan: Plan) -> anyhow::Result<Arc<Workers<usize>>> {
     if args.detached {
         daemon::tell_ready(args.verbose > 0).context("cannot go into the background")?;
     }
+    log.queue();
 
     let why = told_to_end.wait(&shared, args.auth_file.as_deref()).await;
     tracing::info!(why, "ending");

@@ -23,6 +23,7 @@ use ketch::admin::state::{Command, Order, Source};
 use ketch::admin::{self, State};
 use ketch::clock;
 use ketch::config::{Config, Settings};
+use ketch::log::Log;
 use ketch::net::listener::{Address, Gate};
 use ketch::net::worker::Workers;
 use ketch::proxy::{Layout, Shared, Worker};
@@ -33,7 +34,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::{CannotListen, descriptors, log};
+use super::{CannotListen, descriptors};
 use inherited::Inherited;
 use listeners::Listeners;
 use probes::Probes;
@@ -58,7 +59,7 @@ pub(super) fn workers(settings: &Settings) -> usize {
 ///
 /// If it cannot start.
 pub(crate) fn run(config: Config) -> anyhow::Result<()> {
-    log::start(&config.settings)?;
+    let mut log = Log::show(&config.settings.log, config.settings.log_format)?;
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
@@ -78,6 +79,7 @@ pub(crate) fn run(config: Config) -> anyhow::Result<()> {
         .context("cannot start")?;
     let workers = runtime.block_on(async {
         let mut proxy = Proxy::start(settings, source, layout, threads).await?;
+        log.queue();
         proxy.serve().await;
         proxy.close_admin().await;
         anyhow::Ok(proxy.workers)

@@ -11,8 +11,9 @@ use crate::config::grammar;
 use crate::config::key::{Key, Nested, Preset, Scalar, Section, Slot, lens};
 use crate::config::path::Part;
 use crate::config::reader::{At, Report};
-use crate::config::settings::{Listen, LogFormat, Pool, Settings};
+use crate::config::settings::{Listen, Pool, Settings};
 use crate::config::tree::Node;
+use crate::log;
 use crate::net::listener::Address;
 use crate::pool::OnReturn;
 
@@ -217,8 +218,8 @@ pub(in crate::config) static TOP: Section<Settings> = Section {
             slot: &Scalar {
                 lens: lens!(Settings, log_format),
                 form: OneOf {
-                    all: &LogFormat::ALL,
-                    name: LogFormat::name,
+                    all: &log::Format::ALL,
+                    name: log::Format::name,
                 },
             },
             preset: Preset::Fresh,

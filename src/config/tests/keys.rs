@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::super::{SectionDoc, sections};
 use super::*;
-use crate::config::LogFormat;
+use crate::log::Format;
 use crate::net::listener::Address;
 use crate::pool::server::Place;
 use crate::proxy::{MissOnError, OnEject, ServerProtocol};
@@ -435,5 +435,5 @@ log_format: json
     assert_eq!(clients.limits.line_bytes_max, 19 << 10);
     assert_eq!(settings.workers, Some(20));
     assert_eq!(settings.log, "ketch=debug");
-    assert_eq!(settings.log_format, LogFormat::Json);
+    assert_eq!(settings.log_format, Format::Json);
 }
