@@ -133,7 +133,20 @@ impl Inbox {
             owner: (owner.len() >= SHARE_BYTES_MIN).then_some(&owner),
             scanned: self.scanned,
         });
-        self.keep(&owner, consumed);
+        if consumed.used > 0 {
+            return self.keep(&owner, consumed);
+        }
+        // Nobody shares what has not been consumed: it stays where it is, and has room to
+        // grow by as much as there is.
+        match owner.try_into_mut() {
+            Ok(whole) => {
+                self.need = consumed.need;
+                self.scanned = consumed.scanned;
+                self.held.set(whole.len());
+                self.carry = whole;
+            }
+            Err(shared) => self.keep(&shared, consumed),
+        }
     }
 
     /// Whether bytes were left over.
@@ -241,6 +254,37 @@ mod tests {
             let got = runtime.block_on(read_messages(stream, pieces));
             prop_assert!(got == messages);
         }
+    }
+
+    #[test]
+    fn a_message_of_unknown_length_is_read_in_few_steps() {
+        const LEN: usize = 900_000;
+        let runtime = tokio::runtime::Builder::new_current_thread().build();
+        let steps = runtime.unwrap().block_on(async {
+            let (mut write, mut read) = tokio::io::duplex(LEN + 1);
+            write.write_all(&[b'x'; LEN]).await.unwrap();
+            write.write_all(b"\n").await.unwrap();
+            let (mut inbox, mut steps, mut whole) = (Inbox::default(), 0, false);
+            while !whole {
+                let mut look = |batch: Batch<'_>| {
+                    let (len, seen) = (batch.bytes.len(), batch.scanned);
+                    whole = batch.bytes[seen..].ends_with(b"\n");
+                    let used = if whole { len } else { 0 };
+                    let (need, scanned) = (len + 1, len - used);
+                    Consumed {
+                        used,
+                        need,
+                        scanned,
+                    }
+                };
+                let more = std::future::poll_fn(|cx| inbox.poll_read(cx, &mut read, &mut look));
+                assert!(more.await.unwrap());
+                steps += 1;
+            }
+            assert!(inbox.is_empty());
+            steps
+        });
+        assert!(steps < 12, "{steps}");
     }
 
     #[test]

@@ -78,9 +78,10 @@ impl Session {
         &self.presence
     }
 
-    /// Ends the session once the client has got what it is owed.
+    /// Ends the session once the client has got what it is owed, or at once if it takes
+    /// none of that.
     pub(super) fn end(&self, end: End) {
-        if self.ending.get().is_none() {
+        if self.ending.get().is_none() || end == End::Idle {
             self.ending.set(Some(end));
             self.deaf.set(true);
             self.outbox.wake_owner();

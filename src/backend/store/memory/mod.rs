@@ -113,6 +113,8 @@ pub struct Memory {
     /// Extents that nobody uses but that are still lent in part, and how many.
     lent: Mutex<Vec<Pages>>,
     lent_count: AtomicUsize,
+    /// Times that the system had no more memory.
+    failures: AtomicUsize,
     /// Extents that nobody uses.
     extents: Pool,
     /// Pages of large values that nobody uses.
@@ -185,6 +187,7 @@ impl Memory {
             threads: threads.max(1),
             lent: Mutex::default(),
             lent_count: AtomicUsize::new(0),
+            failures: AtomicUsize::new(0),
             extents: Pool::default(),
             pages: Pool::default(),
             #[cfg(test)]
@@ -500,9 +503,16 @@ impl Memory {
             map()
         });
         // As if the limit had been reached: something is evicted for it.
-        mapped
-            .inspect_err(|error| tracing::warn!(%error, "the system has no more memory"))
-            .ok()
+        mapped.inspect_err(|error| self.warn(error)).ok()
+    }
+
+    /// Warns of the first time that the system has no more memory, the second, the fourth
+    /// and so on: it may be each time from now on.
+    fn warn(&self, error: &io::Error) {
+        let times = self.failures.fetch_add(1, Ordering::Relaxed) + 1;
+        if times.is_power_of_two() {
+            tracing::warn!(%error, times, "the system has no more memory");
+        }
     }
 
     fn forget_empty(&self) {
