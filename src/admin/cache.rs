@@ -39,6 +39,7 @@ families! {
     INDEX_BYTES Gauge "ketch_cache_index_bytes" [] "bytes of the index";
     MEMORY Gauge "ketch_cache_memory_bytes" [] "memory in use for items and index";
     MEMORY_MAX Gauge "ketch_cache_memory_max_bytes" [] "most memory there may be for them (-m)";
+    PINNED Gauge "ketch_cache_pinned_bytes" [] "memory of large values that cannot be evicted: they are on their way in, or are still written to clients though no item keeps them";
     GETS Counter "ketch_cache_gets_total" [] "keys retrieved";
     HITS Counter "ketch_cache_hits_total" [] "keys retrieved and found";
     MISSES Counter "ketch_cache_misses_total" [] "keys retrieved and not found";
@@ -147,6 +148,7 @@ fn render(shared: &Shared) -> String {
     page.family(&MEMORY).sample(&[], store.memory_bytes());
     page.family(&MEMORY_MAX)
         .sample(&[], store.memory_bytes_max());
+    page.family(&PINNED).sample(&[], store.pinned_bytes());
     for (family, counter) in OF_ITEMS {
         page.family(&family).sample(&[], counter(&totals.counters));
     }

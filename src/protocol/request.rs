@@ -166,6 +166,14 @@ impl<'a> Keys<'a> {
         self.first.len() == self.all.len()
     }
 
+    /// The keys from the one at `place` on.
+    pub fn from(self, place: usize) -> Self {
+        Self {
+            all: self.all.get(place..).unwrap_or_default(),
+            ..self
+        }
+    }
+
     /// All keys in the order asked, each with its place in [`Self::all`].
     #[inline]
     pub fn iter(&self) -> KeyIter<'a> {

@@ -22,7 +22,7 @@ use crate::protocol::{Error, Limits};
 
 pub use admin::{VERSION, execute as execute_admin};
 pub use binary::respond;
-pub use text::retrieve;
+pub use text::retrieve_some;
 
 /// Longest time to live that counts from now, in seconds; above it is Unix time.
 /// Source: memcached `doc/protocol.txt`, "Expiration times".
@@ -51,7 +51,7 @@ const OUT_OF_MEMORY: &str = "SERVER_ERROR out of memory storing object";
 /// its client wants one.
 pub fn execute(store: &Store, request: &Request<'_>, now: u32, out: &mut impl Sink) -> Outcome {
     match request {
-        Request::Retrieve(request) => retrieve(store, request, now, out, |_, _| {}),
+        Request::Retrieve(request) => text::retrieve(store, request, now, out),
         Request::Store(request) => {
             let value = Held::Borrowed(request.value);
             text::store(store, request, value, now, out.bytes())

@@ -18,22 +18,52 @@ use crate::protocol::request::{Change, ChangeVerb, Retrieve, Store, StoreVerb};
 pub(super) const NOT_A_NUMBER: &str =
     "CLIENT_ERROR cannot increment or decrement non-numeric value";
 
-/// Bytes owed to a client beyond which a retrieval of many keys is cut short, as by
-/// memcached when it runs out of buffers: a line of a mebibyte can name a quarter of a
-/// million values.
+/// Bytes of a reply beyond which a retrieval of many keys is cut short, as by memcached
+/// when it runs out of buffers: a line of a mebibyte can name a quarter of a million
+/// values.
 pub(super) const RETRIEVED_BYTES_MAX: usize = 64 << 20;
 
-/// Carries out `get`, `gets`, `gat`, `gats` and tells `seen` of each key that was looked
-/// for, and whether it was there.
-pub fn retrieve(
+/// Carries out `get`, `gets`, `gat`, `gats`.
+pub(super) fn retrieve(
     store: &store::Store,
     request: &Retrieve<'_>,
     now: u32,
     out: &mut impl Sink,
-    mut seen: impl FnMut(&[u8], bool),
 ) -> Outcome {
     let mut hits = 0u32;
-    let mut keys = request.keys.iter().map(|(_, key)| (key, store.home(key)));
+    let seen = |_: &[u8], hit| hits += u32::from(hit);
+    match retrieve_some(store, request, RETRIEVED_BYTES_MAX, now, out, seen) {
+        Ok(None) if hits > 0 => Outcome::Hit,
+        Ok(None) => Outcome::Miss,
+        Ok(Some(_)) => {
+            store.count_oversized();
+            line(
+                out.bytes(),
+                "SERVER_ERROR out of memory writing get response",
+            );
+            Outcome::ServerError
+        }
+        Err(Full) => Outcome::ServerError,
+    }
+}
+
+/// Retrieves keys until there are more than `most` bytes to write, and tells `seen` of
+/// each key that was looked for, and whether it was there. Returns the place of the key
+/// to go on with; `None` if that were all.
+///
+/// # Errors
+///
+/// [`Full`] if there was no memory for the new times to live, which has been told.
+pub fn retrieve_some(
+    store: &store::Store,
+    request: &Retrieve<'_>,
+    most: usize,
+    now: u32,
+    out: &mut impl Sink,
+    mut seen: impl FnMut(&[u8], bool),
+) -> Result<Option<usize>, Full> {
+    let homes = |(place, key)| (place, key, store.home(key));
+    let mut keys = request.keys.iter().map(homes);
     let mut group: SmallVec<[_; GROUP_KEYS]> = SmallVec::new();
     loop {
         group.extend(keys.by_ref().take(GROUP_KEYS));
@@ -41,30 +71,26 @@ pub fn retrieve(
             break;
         }
         if group.len() > 1 {
-            store.fetch_ahead(group.iter().map(|(_, home)| home));
+            store.fetch_ahead(group.iter().map(|(_, _, home)| home));
         }
-        for (key, home) in group.drain(..) {
+        for (place, key, home) in group.drain(..) {
+            if out.count() > most {
+                return Ok(Some(place));
+            }
             match retrieve_one(store, request, key, home, now, out) {
-                Ok(hit) => {
-                    hits += u32::from(hit);
-                    seen(key, hit);
-                }
-                Err(error) => {
-                    line(out.bytes(), error);
-                    return Outcome::ServerError;
+                Ok(hit) => seen(key, hit),
+                Err(Full) => {
+                    line(out.bytes(), OUT_OF_MEMORY);
+                    return Err(Full);
                 }
             }
         }
     }
     out.bytes().extend_from_slice(b"END\r\n");
-    if hits > 0 {
-        Outcome::Hit
-    } else {
-        Outcome::Miss
-    }
+    Ok(None)
 }
 
-/// Retrieves one key. Says whether it was there, or why no more can be retrieved.
+/// Retrieves one key. Says whether it was there.
 #[inline]
 fn retrieve_one(
     store: &store::Store,
@@ -73,20 +99,15 @@ fn retrieve_one(
     home: Home<'_>,
     now: u32,
     out: &mut impl Sink,
-) -> Result<bool, &'static str> {
-    if out.count() > RETRIEVED_BYTES_MAX {
-        store.count_oversized();
-        return Err("SERVER_ERROR out of memory writing get response");
-    }
+) -> Result<bool, Full> {
     let with_cas = request.verb.with_cas();
     if !request.verb.touches() {
         return Ok(store.read(home, |shard, tag| get(shard, tag, key, now, with_cas, out)));
     }
     let exptime = expiry(request.exptime, now);
-    let got = store.write(home, now, |shard, tag| {
+    store.write(home, now, |shard, tag| {
         get_and_touch(shard, tag, key, exptime, now, with_cas, out)
-    });
-    got.map_err(|Full| OUT_OF_MEMORY)
+    })
 }
 
 #[inline]

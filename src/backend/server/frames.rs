@@ -18,8 +18,7 @@ impl Talk {
             }
             Cut::More { need } => match binary::announced(rest, &reading.limits) {
                 Some((request, len, value_len)) => {
-                    self.expect_frame_value(&request, &rest[..len], value_len, reading);
-                    Step::Used(len)
+                    self.expect_frame_value(&request, rest, len, value_len, reading)
                 }
                 None => Step::More { need, scanned: 0 },
             },
@@ -35,21 +34,26 @@ impl Talk {
         }
     }
 
-    /// Makes ready for the value of a request, or to pass over it.
+    /// Makes ready for the value of the request at the start of `rest`, or to pass over it.
     fn expect_frame_value(
         &mut self,
         request: &Request<'_>,
-        head: &[u8],
+        rest: &[u8],
+        len: usize,
         value_len: usize,
         reading: &mut Reading<'_, '_>,
-    ) {
-        if execute::fits_binary(&reading.shared.store, request, value_len) {
-            let store = &reading.shared.store;
-            self.incoming = Some(Box::new(Incoming::new(store, head, value_len, 0)));
-        } else {
+    ) -> Step {
+        let store = &reading.shared.store;
+        if !execute::fits_binary(store, request, value_len) {
             self.swallow = value_len;
             reading.execute_frame_with(request, Err(Refused::TooLarge));
+        } else if let Some(need) = Incoming::wants(rest, len, value_len) {
+            return Step::More { need, scanned: 0 };
+        } else {
+            let head = rest.get(..len).unwrap_or_default();
+            self.incoming = Some(Box::new(Incoming::new(store, head, value_len, 0)));
         }
+        Step::Used(len)
     }
 }
 

@@ -2,12 +2,13 @@
 //!
 //! Its bytes are read from the socket into the memory that the store will keep
 //! them in, as far as they have not come with the command line. Memory is taken
-//! as they arrive: a client that announces much and sends little holds little.
+//! as they arrive, and not before there are some: for a client that announces much
+//! and sends little nothing is evicted.
 
 use std::io::{self, IoSliceMut};
 use std::task::{Context, Poll};
 
-use crate::backend::store::{Filling, Full, Owned, Store};
+use crate::backend::store::{Filling, Full, LARGE_BYTES_MIN, Owned, Store};
 use crate::net::stream::ReadHalf;
 
 /// A value on its way in, and what follows it.
@@ -23,6 +24,13 @@ pub(super) struct Incoming {
 }
 
 impl Incoming {
+    /// How much of `rest` must be there, the command's line of `len` bytes with it, before
+    /// memory is taken for the value; `None` if it is.
+    pub(super) fn wants(rest: &[u8], len: usize, value_len: usize) -> Option<usize> {
+        let need = len + value_len.min(LARGE_BYTES_MIN);
+        (rest.len() < need).then_some(need)
+    }
+
     /// A value of `value_len` bytes, followed by `end_len` more, at most two.
     pub(super) fn new(store: &Store, head: &[u8], value_len: usize, end_len: usize) -> Self {
         Self {

@@ -19,7 +19,7 @@ use crate::net::inbox::{Batch, Consumed};
 use crate::net::outbox::Writer;
 use crate::net::stream::ReadHalf;
 use crate::protocol::binary::{self, MAGIC_REQUEST};
-use crate::protocol::request::{Cut, Replaced, Request, Words};
+use crate::protocol::request::{Cut, Replaced, Request, Retrieve, Words};
 use crate::protocol::{Error, Limits, text};
 
 /// What a conversation may look like.
@@ -43,6 +43,8 @@ pub(super) struct Talk {
     pub(super) swallow: usize,
     /// A large value that is on its way in.
     pub(super) incoming: Option<Box<Incoming>>,
+    /// Of a retrieval that has been begun, the place of the key to go on with.
+    retrieved: usize,
     /// Taking stopped before the end of what had arrived.
     unread: bool,
     /// It did because it is the turn of others.
@@ -81,6 +83,7 @@ impl Talk {
             mode,
             swallow: 0,
             incoming: None,
+            retrieved: 0,
             unread: false,
             yields: false,
         }
@@ -172,6 +175,10 @@ impl Talk {
                     }
                 }
                 Step::More { need, scanned } => return consumed(used, need, scanned),
+                Step::Paused => {
+                    self.unread = true;
+                    return consumed(used, 0, 0);
+                }
                 Step::Close => {
                     reading.session.end(End::Rubbish);
                     return consumed(batch.bytes.len(), 0, 0);
@@ -213,6 +220,10 @@ impl Talk {
     #[inline]
     fn take_text(&mut self, rest: &[u8], scanned: usize, reading: &mut Reading<'_, '_>) -> Step {
         match text::cut(rest, scanned, &reading.limits) {
+            Cut::Request {
+                request: Request::Retrieve(retrieve),
+                len,
+            } => self.retrieve(&retrieve, len, reading),
             Cut::Request { request, len } => {
                 reading.execute(&request);
                 Step::Used(len)
@@ -221,11 +232,7 @@ impl Talk {
                 request,
                 len,
                 value_len,
-            } => {
-                let head = rest.get(..len).unwrap_or_default();
-                self.expect_value(&request, head, value_len, reading);
-                Step::Used(len)
-            }
+            } => self.expect_value(&request, rest, len, value_len, reading),
             Cut::Refused {
                 error,
                 silent,
@@ -256,33 +263,64 @@ impl Talk {
     }
 }
 
+/// Retrievals.
+impl Talk {
+    /// Carries out a retrieval of `len` bytes, or as much of it as may be owed to the client.
+    #[inline]
+    fn retrieve(
+        &mut self,
+        request: &Retrieve<'_>,
+        len: usize,
+        reading: &mut Reading<'_, '_>,
+    ) -> Step {
+        let from = self.retrieved;
+        let rest = Retrieve {
+            keys: request.keys.from(from),
+            ..*request
+        };
+        let place = reading.retrieve(&rest).map(|place| from + place);
+        self.retrieved = place.unwrap_or(0);
+        match place {
+            Some(_) => Step::Paused,
+            None => Step::Used(len),
+        }
+    }
+}
+
 /// How far a request goes.
 pub(super) enum Step {
     /// So many bytes are done with.
     Used(usize),
     /// The rest is needed.
     More { need: usize, scanned: usize },
+    /// It is begun, and goes on when the client has taken what it is owed.
+    Paused,
     /// The client is not worth an answer.
     Close,
 }
 
 /// Large values.
 impl Talk {
-    /// Makes ready for the value of a command, or to pass over it.
+    /// Makes ready for the value of the command at the start of `rest`, or to pass over it.
     fn expect_value(
         &mut self,
         request: &Request<'_>,
-        head: &[u8],
+        rest: &[u8],
+        len: usize,
         value_len: usize,
         reading: &mut Reading<'_, '_>,
-    ) {
-        if execute::fits(&reading.shared.store, request, value_len) {
-            let store = &reading.shared.store;
-            self.incoming = Some(Box::new(Incoming::new(store, head, value_len, 2)));
-        } else {
+    ) -> Step {
+        let store = &reading.shared.store;
+        if !execute::fits(store, request, value_len) {
             self.swallow = value_len + 2;
             reading.execute_with(request, Err(Refused::TooLarge));
+        } else if let Some(need) = Incoming::wants(rest, len, value_len) {
+            return Step::More { need, scanned: 0 };
+        } else {
+            let head = rest.get(..len).unwrap_or_default();
+            self.incoming = Some(Box::new(Incoming::new(store, head, value_len, 2)));
         }
+        Step::Used(len)
     }
 
     /// Takes what has come of the value.
@@ -445,16 +483,27 @@ impl Reading<'_, '_> {
         }
     }
 
+    /// Retrieves as much as may be owed to the client. Returns the place of the key to go on
+    /// with, if that was not all.
+    #[inline]
+    fn retrieve(&mut self, request: &Retrieve<'_>) -> Option<usize> {
+        let (store, now) = (&self.shared.store, self.now);
+        let detail = &self.shared.detail;
+        let retrieved = if detail.is_enabled() {
+            let seen = |key: &[u8], hit| detail.record_get(key, hit);
+            execute::retrieve_some(store, request, PAUSE_BYTES, now, self.out, seen)
+        } else {
+            execute::retrieve_some(store, request, PAUSE_BYTES, now, self.out, |_, _| {})
+        };
+        // Who has been told that there is no memory is done.
+        retrieved.unwrap_or(None)
+    }
+
     /// Carries out a request and counts it for its key's prefix.
     fn execute_in_detail(&mut self, request: &Request<'_>) {
         let detail = &self.shared.detail;
         let store = &self.shared.store;
         match request {
-            Request::Retrieve(retrieve) => {
-                let seen = |key: &[u8], hit| detail.record_get(key, hit);
-                execute::retrieve(store, retrieve, self.now, self.out, seen);
-                return;
-            }
             Request::Store(store) => detail.record_set(store.key),
             Request::Change(change)
                 if change.verb == crate::protocol::request::ChangeVerb::Delete =>

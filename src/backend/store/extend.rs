@@ -348,9 +348,9 @@ mod tests {
     #[test]
     fn what_is_added_to_is_still_there_when_memory_does_not_suffice() {
         let store = store(32, 4);
+        set(&store, b"large", &[7; 12 << 20]);
         // What a client that reads slowly has not taken yet.
         let lent = store.gather(&vec![1; 12 << 20], NOW).unwrap();
-        set(&store, b"large", &[7; 12 << 20]);
         fill(&store, 2000);
         assert_eq!(append(&store, b"large", b"8"), Ok(Stored::NotStored));
         assert_eq!(

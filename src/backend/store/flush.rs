@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::hash::Tag;
 use super::index::Index;
-use super::large::Large;
+use super::large::Filed;
 use super::log::Segments;
 use super::shard::Shard;
 use super::table::Table;
@@ -18,7 +18,7 @@ use super::table::Table;
 #[derive(Debug, Default)]
 pub(super) struct Dropped {
     segments: Vec<Segments>,
-    large: Vec<Table<Arc<Large>>>,
+    large: Vec<Table<Filed>>,
     indexes: Vec<Index>,
     /// What it cost when it was dropped, in bytes.
     bytes: usize,

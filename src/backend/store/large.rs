@@ -1,6 +1,7 @@
 //! Memory for large values.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use smallvec::SmallVec;
 
@@ -20,8 +21,14 @@ pub struct Large {
     len: usize,
     /// Bytes that have been taken early.
     early: usize,
+    /// Whether it can be evicted: it is that of an item.
+    filed: AtomicBool,
     memory: Arc<Memory>,
 }
+
+/// A large value that an item keeps.
+#[derive(Debug)]
+pub(super) struct Filed(Arc<Large>);
 
 impl Large {
     /// Memory for `len` bytes, whole pages, none of which are taken yet.
@@ -32,6 +39,7 @@ impl Large {
             held: 0,
             len,
             early: 0,
+            filed: AtomicBool::new(false),
             memory: Arc::clone(memory),
         }
     }
@@ -99,6 +107,7 @@ impl Large {
 
     fn add(&mut self, mut piece: Span) {
         self.held += piece.len();
+        self.memory.pin(piece.len());
         if let Some(last) = self.pieces.pop() {
             match last.join(piece) {
                 Ok(whole) => {
@@ -130,6 +139,11 @@ impl Large {
         &mut []
     }
 
+    /// Bytes that it has taken.
+    pub(super) fn held(&self) -> usize {
+        self.held
+    }
+
     /// Shares it, all of it having been written; `None` if it holds nothing.
     pub(super) fn share(mut self) -> Option<Arc<Self>> {
         self.memory.not_early(std::mem::take(&mut self.early));
@@ -150,9 +164,34 @@ impl Parts for Large {
     }
 }
 
+impl Filed {
+    pub(super) fn new(large: Arc<Large>) -> Self {
+        if !large.filed.swap(true, Ordering::Relaxed) {
+            large.memory.unpin(large.held);
+        }
+        Self(large)
+    }
+
+    pub(super) fn large(&self) -> &Arc<Large> {
+        &self.0
+    }
+}
+
+impl Drop for Filed {
+    fn drop(&mut self) {
+        // Whoever else has it keeps it from being free. Nobody can begin to, if nobody does.
+        if Arc::strong_count(&self.0) > 1 && self.0.filed.swap(false, Ordering::Relaxed) {
+            self.0.memory.pin(self.0.held);
+        }
+    }
+}
+
 impl Drop for Large {
     fn drop(&mut self) {
         self.memory.not_early(self.early);
+        if !*self.filed.get_mut() {
+            self.memory.unpin(self.held);
+        }
         for piece in self.pieces.drain(..) {
             self.memory.give_piece(piece);
         }

@@ -222,6 +222,11 @@ impl Store {
         self.memory.limit()
     }
 
+    /// Memory of large values that cannot be evicted, in bytes.
+    pub fn pinned_bytes(&self) -> usize {
+        self.memory.pinned()
+    }
+
     /// Memory in use, in bytes.
     pub fn memory_bytes(&self) -> usize {
         self.memory.used()
@@ -343,6 +348,10 @@ impl Store {
     ///
     /// [`Full`] if there is no memory, and none to be made.
     pub fn prepare(&self, filling: &mut Filling, now: u32) -> Result<(), Full> {
+        if !filling.is_ahead() && !self.memory.may_pin(filling.held(), filling.ahead()) {
+            self.count_no_memory();
+            return Err(Full);
+        }
         let mut prepared = filling.prepare();
         // Nothing is evicted for what cannot be.
         if prepared.is_err() && self.could_hold(filling.len()) {

@@ -15,7 +15,7 @@ use super::flush::Dropped;
 use super::hash::Tag;
 use super::index::{Index, Position};
 use super::item::{self, Item, NewItem, State};
-use super::large::Large;
+use super::large::{Filed, Large};
 use super::log::{Location, Queue, Segments};
 use super::memory::{EXTENT_COST, Extent, Memory, PAGE_BYTES};
 use super::table::Table;
@@ -212,7 +212,7 @@ pub struct Shard {
     pub(super) segments: Segments,
     pub(super) young: Order,
     pub(super) main: Order,
-    pub(super) large: Table<Arc<Large>>,
+    pub(super) large: Table<Filed>,
     /// An extent put by for the next segment.
     pub(super) spare: Option<Extent>,
     pub(super) compaction: Option<Compaction>,
@@ -417,7 +417,7 @@ impl Shard {
 
     #[inline]
     fn large(&self, item: &Item<'_>) -> Option<&Arc<Large>> {
-        self.large.get(item.large()?)
+        self.large.get(item.large()?).map(Filed::large)
     }
 
     /// What the large value of an item costs, if it has one.
@@ -521,7 +521,7 @@ impl Shard {
             self.drop_large(number, old.map(|at| at.location));
         }
         if let Some(large) = put.value.large {
-            new.large = Some(self.large.insert(Arc::clone(large)));
+            new.large = Some(self.large.insert(Filed::new(Arc::clone(large))));
         }
         let location = match place {
             Place::Same(at) => {
@@ -686,10 +686,10 @@ impl Shard {
 
     /// Lets go of the large value of the item at `owner`.
     fn drop_large(&mut self, number: u32, owner: Option<Location>) {
-        let Some(large) = self.large.remove(number) else {
+        let Some(filed) = self.large.remove(number) else {
             return;
         };
-        let cost = large.cost();
+        let cost = filed.large().cost();
         self.bytes -= to_u64(cost);
         if let Some(owner) = owner {
             let queue = self.segments.about(owner.segment()).queue;

@@ -101,6 +101,16 @@ impl Filling {
         ahead.min(self.large.len().saturating_sub(self.filled))
     }
 
+    /// Whether there is memory for as much as is to be claimed now.
+    pub(super) fn is_ahead(&self) -> bool {
+        self.held() >= (self.filled + self.ahead()).min(self.large.len())
+    }
+
+    /// Bytes of memory claimed.
+    pub(super) fn held(&self) -> usize {
+        self.large.held()
+    }
+
     /// Sees to it that there is memory for some of what is to come.
     ///
     /// # Errors

@@ -88,6 +88,12 @@ const STEP_BYTES: usize = 4 * EXTENT_BYTES;
 /// much and sends little holds little.
 pub(super) const EARLY_DIVISOR: usize = 64;
 
+/// Share of the limit, as a divisor, that large values may have which cannot be evicted: those
+/// on their way in, and those that are still written to clients though no item keeps them.
+/// Beyond it no value comes in but one by itself: items are not evicted for clients who
+/// stop halfway.
+const PINNED_DIVISOR: usize = 2;
+
 /// Huge pages are taken unless addresses without memory between what is in use are more
 /// than this share of all that is taken, as a divisor.
 const RAGGED_DIVISOR: usize = 8;
@@ -105,6 +111,8 @@ pub struct Memory {
     spare: AtomicUsize,
     /// Bytes taken early by values that are on their way in.
     pub(super) early: AtomicUsize,
+    /// Bytes of large values that no item keeps.
+    pinned: AtomicUsize,
     /// Held while spare memory is on its way to the system or from it. Who finds none in the
     /// pools waits for that.
     in_transit: Mutex<()>,
@@ -183,6 +191,7 @@ impl Memory {
             taken: AtomicUsize::new(0),
             spare: AtomicUsize::new(0),
             early: AtomicUsize::new(0),
+            pinned: AtomicUsize::new(0),
             in_transit: Mutex::default(),
             threads: threads.max(1),
             lent: Mutex::default(),
@@ -370,6 +379,26 @@ impl Memory {
 
     pub(super) fn not_early(&self, bytes: usize) {
         self.early.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    /// Bytes of large values that cannot be evicted.
+    pub fn pinned(&self) -> usize {
+        self.pinned.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn pin(&self, bytes: usize) {
+        self.pinned.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub(super) fn unpin(&self, bytes: usize) {
+        self.pinned.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    /// Whether a value that has taken `own` bytes may take `more`, as to what others have
+    /// that cannot be evicted.
+    pub(super) fn may_pin(&self, own: usize, more: usize) -> bool {
+        let pinned = self.pinned();
+        pinned <= own || pinned + more <= self.limit() / PINNED_DIVISOR
     }
 
     /// What `take` takes, if the limit allows what it costs beside.
