@@ -32,6 +32,11 @@ pub(super) fn execute(
         Opcode::Touch | Opcode::Gat | Opcode::GatK => asked.get_and_touch(store, out),
         Opcode::Delete => asked.delete(store, out.bytes()),
         Opcode::Increment | Opcode::Decrement => asked.count(store, out.bytes()),
+        // As memcached without cas ids: it is not looked at.
+        _ if request.cas != 0 && !store.settings().cas => {
+            let request = &Request { cas: 0, ..*request };
+            Asked { request, now }.set(store, value, out.bytes())
+        }
         _ => asked.set(store, value, out.bytes()),
     }
 }

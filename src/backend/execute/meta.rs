@@ -362,7 +362,11 @@ impl Asked<'_> {
             binary_key: self.has(b'b'),
             flags: request.client_flags,
             exptime,
-            compare: request.cas.unwrap_or(0),
+            // As memcached without cas ids: what is added to may have any.
+            compare: request
+                .cas
+                .filter(|_| !extends || store.settings().cas)
+                .unwrap_or(0),
             stale_allowed: self.has(b'I'),
             vivify: request.vivify.is_some(),
             // memcached takes 0 for none, here and nowhere else.
@@ -429,7 +433,7 @@ impl Asked<'_> {
                 ..shard.get(at).item.word().state()
             };
             shard.set_state(at, state);
-            let cas = self.request.new_cas.unwrap_or_else(|| shard.next_cas());
+            let cas = shard.new_cas(self.request.new_cas);
             shard.set_cas(at, cas);
             return Ok(Outcome::Done);
         }

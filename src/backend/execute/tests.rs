@@ -568,3 +568,44 @@ fn a_retrieval_of_too_much_is_cut_short() {
     let told = say(&store, format!("get{}\r\n", " k".repeat(4000)));
     assert!(told.ends_with("\r\nEND\r\n"));
 }
+
+#[test]
+fn without_cas_ids_none_is_looked_at_but_by_those_that_want_one() {
+    let store = Store::new(crate::backend::Settings {
+        cas: false,
+        ..crate::backend::Settings::default()
+    });
+    // As memcached 1.6.45 with -C.
+    assert_eq!(say(&store, "ms a 1 E5 c\r\n2\r\n"), "HD c0\r\n");
+    assert_eq!(say(&store, "ms a 1 MA C77\r\n3\r\n"), "HD\r\n");
+    assert_eq!(say(&store, "mg a c v\r\n"), "VA 2 c0\r\n23\r\n");
+    assert_eq!(say(&store, "ms a 1 C5\r\n2\r\n"), "EX\r\n");
+    assert_eq!(
+        say(&store, "md a C0 I E9\r\nmg a c\r\n"),
+        "HD\r\nHD c0 X W\r\n"
+    );
+    for opcode in [
+        frame::Opcode::Set,
+        frame::Opcode::Replace,
+        frame::Opcode::Append,
+    ] {
+        let request = frame::Request {
+            cas: 5,
+            value: b"x",
+            extras: match opcode {
+                frame::Opcode::Append => frame::Extras::None,
+                _ => frame::Extras::Item {
+                    flags: 0,
+                    exptime: 0,
+                },
+            },
+            ..frame_of(opcode, "key")
+        };
+        assert_eq!(
+            say_binary(&store, &request),
+            (0, String::new()),
+            "{opcode:?}"
+        );
+    }
+    assert_eq!(say(&store, "get key\r\n"), "VALUE key 0 2\r\nxx\r\nEND\r\n");
+}

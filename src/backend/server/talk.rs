@@ -441,8 +441,10 @@ impl Talk {
         if end < LINE_BYTES_MIN {
             return Step::Close;
         }
-        let line = rest.get(..end).unwrap_or_default();
-        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        let line = rest.get(..end).and_then(|line| line.strip_suffix(b"\r"));
+        let Some(line) = line else {
+            return Step::Close;
+        };
         let mut words = Words::new(line);
         let is_set = words.next() == Some(b"set");
         let length = words.nth(3).and_then(crate::protocol::number::read_u32);

@@ -355,6 +355,14 @@ impl Shard {
         id
     }
 
+    /// The cas id of an item that is to have this one, if any; 0 if there are none.
+    pub fn new_cas(&mut self, wanted: Option<u64>) -> u64 {
+        match wanted {
+            Some(id) if self.settings.cas => id,
+            _ => self.next_cas(),
+        }
+    }
+
     /// Finds the item of a key. One that has expired is not found, and is gone.
     #[inline]
     pub fn find(&mut self, tag: Tag, key: &[u8], now: u32) -> Option<At> {
@@ -515,7 +523,7 @@ impl Shard {
         };
         let size = new.size();
         let place = self.place_for(tag, old, size, now)?;
-        new.cas = put.cas.unwrap_or_else(|| self.next_cas());
+        new.cas = self.new_cas(put.cas);
         let old_large = old.and_then(|at| self.segments.item(at.location).large());
         if let Some(number) = old_large {
             self.drop_large(number, old.map(|at| at.location));
