@@ -7,8 +7,8 @@ use hyper::{Method, Request, StatusCode};
 
 use super::http::{Answer, PROMETHEUS, Site, not_allowed, plain, with_type};
 use super::page::{Family, Kind, Page, families, seconds};
+use super::store::{self, Look};
 use crate::backend::server::{Shared, WorkerStats};
-use crate::backend::store::Counters;
 use crate::{clock, log, usage};
 
 families! {
@@ -34,46 +34,10 @@ families! {
     WATCH_EVENTS_DROPPED Counter "ketch_watch_events_dropped_total" [] "events left out because too many waited (-o worker_logbuf_size)";
     WATCH_LINES Counter "ketch_watch_lines_total" [] "lines handed to them";
     WATCH_LINES_SKIPPED Counter "ketch_watch_lines_skipped_total" [] "lines left out because too much waited for a watcher (-o watcher_logbuf_size)";
-    ITEMS Gauge "ketch_cache_items" [] "items there are";
-    ITEM_BYTES Gauge "ketch_cache_item_bytes" [] "bytes of items, in the log and outside";
-    INDEX_BYTES Gauge "ketch_cache_index_bytes" [] "bytes of the index";
-    MEMORY Gauge "ketch_cache_memory_bytes" [] "memory in use for items and index";
-    MEMORY_MAX Gauge "ketch_cache_memory_max_bytes" [] "most memory there may be for them (-m)";
-    PINNED Gauge "ketch_cache_pinned_bytes" [] "memory of large values that cannot be evicted: they are on their way in, or are still written to clients though no item keeps them";
-    GETS Counter "ketch_cache_gets_total" [] "keys retrieved";
-    HITS Counter "ketch_cache_hits_total" [] "keys retrieved and found";
-    MISSES Counter "ketch_cache_misses_total" [] "keys retrieved and not found";
-    SETS Counter "ketch_cache_sets_total" [] "values to be stored that there was room for, whether they were stored then or not";
-    TOO_LARGE Counter "ketch_cache_too_large_total" [] "values refused for their size (-I)";
-    OVERSIZED Counter "ketch_cache_oversized_total" [] "retrievals of many keys cut short because their replies were larger than 64 MiB together";
-    NO_MEMORY Counter "ketch_cache_no_memory_total" [] "values refused because there was no memory";
-    EVICTIONS Counter "ketch_cache_evictions_total" [] "items evicted to make room";
-    EXPIRED Counter "ketch_cache_expired_total" [] "items whose memory was taken back because they had expired or everything was dropped";
-    SWEPT Counter "ketch_cache_swept_total" [] "expired items that the janitor found";
-    PROMOTED Counter "ketch_cache_promoted_total" [] "items that outlived the queue of the young";
-    SPARED Counter "ketch_cache_spared_total" [] "items spared in the main queue because they had been used";
-    COMPACTED Counter "ketch_cache_compacted_total" [] "items moved to close the gaps between them";
 }
 
 /// A family and where its number comes from.
 type Counted<T> = (Family, fn(&T) -> u64);
-
-/// What is counted about items.
-const OF_ITEMS: [Counted<Counters>; 13] = [
-    (GETS, |counters| counters.gets),
-    (HITS, |counters| counters.get_hits),
-    (MISSES, |counters| counters.get_misses),
-    (SETS, |counters| counters.sets),
-    (TOO_LARGE, |counters| counters.too_large),
-    (OVERSIZED, |counters| counters.oversized),
-    (NO_MEMORY, |counters| counters.no_memory),
-    (EVICTIONS, |counters| counters.evictions),
-    (EXPIRED, |counters| counters.reclaimed),
-    (SWEPT, |counters| counters.swept),
-    (PROMOTED, |counters| counters.promoted),
-    (SPARED, |counters| counters.spared),
-    (COMPACTED, |counters| counters.compacted),
-];
 
 /// What is counted about clients.
 const OF_CLIENTS: [Counted<WorkerStats>; 8] = [
@@ -140,18 +104,7 @@ fn render(shared: &Shared) -> String {
         .sample(&[], watch.dropped);
     page.family(&WATCH_LINES).sample(&[], watch.sent);
     page.family(&WATCH_LINES_SKIPPED).sample(&[], watch.skipped);
-    let store = &shared.store;
-    let totals = store.totals();
-    page.family(&ITEMS).sample(&[], totals.items);
-    page.family(&ITEM_BYTES).sample(&[], totals.bytes);
-    page.family(&INDEX_BYTES).sample(&[], totals.index_bytes);
-    page.family(&MEMORY).sample(&[], store.memory_bytes());
-    page.family(&MEMORY_MAX)
-        .sample(&[], store.memory_bytes_max());
-    page.family(&PINNED).sample(&[], store.pinned_bytes());
-    for (family, counter) in OF_ITEMS {
-        page.family(&family).sample(&[], counter(&totals.counters));
-    }
+    store::sample(&mut page, &[], &[(Vec::new(), Look::at(&shared.store))]);
     page.finish()
 }
 
@@ -162,13 +115,18 @@ mod tests {
     use crate::backend::{self, Store};
     use crate::net::listener::Gate;
 
+    fn all_families() -> Vec<Family> {
+        let of_store = store::families_by(&[]);
+        FAMILIES.iter().copied().chain(of_store).collect()
+    }
+
     #[test]
     fn every_family_is_on_the_page() {
         let store = Arc::new(Store::new(backend::Settings::default()));
         let gate = Arc::new(Gate::new(77));
         let shared = Shared::new(store, Settings::default(), gate, Vec::new());
         let page = render(&shared);
-        for family in FAMILIES {
+        for family in all_families() {
             let kind = format!("# TYPE {} {}\n", family.name, family.kind.name());
             assert_eq!(page.matches(&kind).count(), 1, "{kind}");
         }
@@ -177,6 +135,6 @@ mod tests {
 
     #[test]
     fn every_family_is_documented() {
-        super::super::page::check_table("backend.md", FAMILIES, false);
+        super::super::page::check_table("backend.md", &all_families(), false);
     }
 }

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::page::{Family, Kind, Page, Samples, families, seconds};
 use super::reloads::Outcome;
 use super::state::State;
+use super::store::{self, Look};
 use crate::pool::missed::{Counts, Missed};
 use crate::pool::{Failure, Server, ServerStats, health};
 use crate::proxy::Pool;
@@ -80,6 +81,7 @@ families! {
     SERVER_SENT Counter "ketch_server_sent_bytes_total" ["pool", "server"] "bytes sent to the server";
     SERVER_RECEIVED Counter "ketch_server_received_bytes_total" ["pool", "server"] "bytes received from the server";
     SERVER_LATENCY Histogram "ketch_server_request_duration_seconds" ["pool", "server"] "time from handing a request to a connection to its reply";
+    CACHE_OVERSIZED Counter "ketch_cache_oversized_total" ["pool", "server"] "retrievals of many keys cut short because their replies were larger than 64 MiB together";
 }
 
 /// The page.
@@ -188,6 +190,25 @@ fn pools(page: &mut Page, state: &State) {
     }
     shards(page, &layout.pools, &counters);
     servers(page, &layout.pools);
+    caches(page, &layout.pools);
+}
+
+/// What embedded servers hold.
+fn caches(page: &mut Page, pools: &[Pool]) {
+    let members = pools
+        .iter()
+        .flat_map(|pool| pool.servers().map(move |member| (pool, member)));
+    let looks: Vec<_> = members
+        .filter_map(|(pool, member)| {
+            let labels = vec![&*pool.name, &*member.server.name];
+            Some((labels, Look::at_embedded(member)?))
+        })
+        .collect();
+    let mut oversized = page.family(&CACHE_OVERSIZED);
+    for (labels, look) in &looks {
+        oversized.sample(labels, look.totals.counters.oversized);
+    }
+    store::sample(page, CACHE_OVERSIZED.labels, &looks);
 }
 
 /// What has been done for the members of shards.
@@ -363,11 +384,17 @@ mod tests {
     use super::*;
     use std::collections::HashSet;
 
+    fn all_families() -> Vec<Family> {
+        let of_caches = store::families_by(CACHE_OVERSIZED.labels);
+        FAMILIES.iter().copied().chain(of_caches).collect()
+    }
+
     #[test]
     fn names_are_unique_and_follow_the_conventions() {
-        let names: HashSet<_> = FAMILIES.iter().map(|family| family.name).collect();
-        assert_eq!(names.len(), FAMILIES.len());
-        for family in FAMILIES {
+        let families = all_families();
+        let names: HashSet<_> = families.iter().map(|family| family.name).collect();
+        assert_eq!(names.len(), families.len());
+        for family in families {
             let total = family.name.ends_with("_total");
             assert_eq!(total, family.kind == Kind::Counter, "{}", family.name);
             assert!(
@@ -386,6 +413,6 @@ mod tests {
 
     #[test]
     fn every_family_is_documented() {
-        super::super::page::check_table("operations.md", FAMILIES, true);
+        super::super::page::check_table("operations.md", &all_families(), true);
     }
 }

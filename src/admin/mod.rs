@@ -13,5 +13,6 @@ pub mod reloads;
 pub mod route;
 pub mod servers;
 pub mod state;
+pub mod store;
 
 pub use state::State;

@@ -4,6 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::page::seconds;
 use super::state::State;
+use super::store::Look;
 use crate::clock::{self, Moment};
 use crate::pool::Failure;
 use crate::proxy::{Member, Pool};
@@ -82,5 +83,11 @@ fn server_report(member: &Member, replica_of: Option<&str>, now: Moment) -> Valu
             "p99": quantile(0.99),
             "p999": quantile(0.999),
         },
+        "cache": Look::at_embedded(member).map(|look| json!({
+            "items": look.totals.items,
+            "memory_bytes": look.memory_bytes,
+            "memory_bytes_max": look.memory_bytes_max,
+            "evictions": look.totals.counters.evictions,
+        })),
     })
 }

@@ -111,9 +111,9 @@ fn tidy(store: &Store, shard: usize, desk: Option<&Desk>) -> bool {
 mod tests {
     use super::*;
     use crate::backend::Settings;
+    use crate::backend::execute;
     use crate::clock;
     use crate::protocol::request::{Request, Store as Set, StoreVerb, Wire};
-    use crate::protocol::serve::Serve;
 
     #[test]
     fn what_has_expired_goes_without_being_asked_for() {
@@ -130,7 +130,7 @@ mod tests {
                 value: b"value",
                 wire: Wire::default(),
             });
-            store.serve(&set, &mut Vec::new());
+            execute::execute(&store, &set, store.now(), &mut Vec::new());
         }
         assert_eq!(store.totals().items, 10_000);
         let _janitor = Janitor::start(Arc::clone(&store)).unwrap();

@@ -3,6 +3,7 @@
 //! The same store serves `ketch backend`, a server of its own, and the embedded
 //! servers of the proxy, which reach it by a function call.
 
+pub mod embedded;
 pub mod execute;
 pub mod janitor;
 pub mod server;
@@ -10,5 +11,6 @@ pub mod sink;
 pub mod store;
 pub mod watch;
 
+pub use embedded::Embedded;
 pub use janitor::Janitor;
 pub use store::{Settings, Store};

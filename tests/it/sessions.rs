@@ -337,3 +337,32 @@ fn the_proxy_reports_itself_to_stats() {
     assert!(servers.contains(&state), "{servers:?}");
     assert!(report("stats items").is_empty());
 }
+
+#[test]
+fn the_caches_of_embedded_servers_are_told_one_by_one() {
+    let ketch = Ketch::start(
+        "listen: 127.0.0.1:0\nadmin: 127.0.0.1:0\npools:\n  main:\n    embedded_memory: 8MiB\n    servers: [{address: embedded, name: near}, {address: embedded, name: far}, '127.0.0.1:1']\n",
+    );
+    let mut client = Client::connect(ketch.address());
+    let mut stored = 0.0;
+    for number in 0..300 {
+        stored += f64::from(u8::from(
+            client.set(&format!("k{number}"), b"v") == "STORED",
+        ));
+    }
+    let number = |name: &str, labels: &str| ketch.metric(&format!("ketch_cache_{name}"), labels);
+    assert!(stored > 100.0);
+    assert_eq!(number("items", "pool=\"main\""), stored);
+    for server in ["near", "far"] {
+        let labels = format!("pool=\"main\",server=\"{server}\"");
+        assert!(number("items", &labels) > 10.0, "{server}");
+        assert_eq!(number("memory_max_bytes", &labels), f64::from(8 << 20));
+    }
+    assert_eq!(number("memory_max_bytes", ""), f64::from(16 << 20));
+    let (_, servers) = ketch.ask("/servers");
+    assert_eq!(
+        servers.matches("\"memory_bytes_max\":8388608").count(),
+        2,
+        "{servers}"
+    );
+}

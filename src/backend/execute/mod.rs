@@ -17,7 +17,6 @@ use crate::protocol::binary as frame;
 use crate::protocol::meta::ItemKey;
 use crate::protocol::reply::Outcome;
 use crate::protocol::request::{Replaced, Request};
-use crate::protocol::serve::Serve;
 use crate::protocol::{Error, Limits};
 
 pub use admin::{VERSION, execute as execute_admin};
@@ -186,12 +185,6 @@ pub fn delete_key(store: &Store, key: &[u8], now: u32) {
 pub fn delete_replaced(store: &Store, replaced: Replaced<'_>, now: u32) {
     let key = ItemKey::new(replaced.key, replaced.base64);
     delete(store, key.as_bytes(), now);
-}
-
-impl Serve for Store {
-    fn serve(&self, request: &Request<'_>, out: &mut Vec<u8>) -> Outcome {
-        execute(self, request, self.now(), out)
-    }
 }
 
 /// When an item expires, from the time on the wire; 0 if never.

@@ -463,7 +463,7 @@ pub(in crate::config) static POOL: Section<Pool> = Section {
                 },
             },
             preset: Preset::Fresh,
-            help: "Memory of each embedded server of the pool.",
+            help: "Memory of each embedded server of the pool. Less than 2.1 MiB is taken as that.",
             bound: "the items that have not been used for longest make room.",
         },
     ],
