@@ -9,6 +9,8 @@ mod command;
 mod detail;
 mod frames;
 mod incoming;
+mod lines;
+mod login;
 mod session;
 mod settings;
 mod shared;
