@@ -1,23 +1,25 @@
 //! Listening sockets: where, how many clients, and who gets them.
 
+mod bind;
+mod unix;
+
 use std::fmt;
-use std::fs;
 use std::io;
-use std::net::{SocketAddr, ToSocketAddrs};
 use std::os::fd::AsFd;
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, UnixListener};
 use tokio_util::sync::CancellationToken;
 
 use super::worker::{Accepted, Workers};
 use crate::clock::{self, Moment};
+pub use bind::{ANY, resolve};
+use unix::UnlinkOnDrop;
 
 /// Connections that the kernel holds for us until we accept them; it may cap the
 /// number (`net.core.somaxconn`). memcached asks for as many.
@@ -106,56 +108,36 @@ impl Default for Options {
     }
 }
 
-/// Removes a Unix socket's file when its listener goes.
-#[derive(Debug)]
-struct UnlinkOnDrop(PathBuf);
-
-impl Drop for UnlinkOnDrop {
-    fn drop(&mut self) {
-        // Somebody else may have removed it: then there is nothing to do.
-        let _ = fs::remove_file(&self.0);
-    }
-}
-
 impl Listener {
-    /// Binds and listens.
+    /// Binds and listens, on all addresses that a name resolves to.
     ///
     /// # Errors
     ///
-    /// Those of the system: the address is taken, the path is no socket, ...
-    pub fn bind(address: &Address, options: Options) -> io::Result<Self> {
+    /// Those of the system: an address is taken, none is on this host, the path is no
+    /// socket, ...
+    pub fn bind(address: &Address, options: Options) -> io::Result<Vec<Self>> {
         match address {
             Address::Tcp { host, port } => {
-                let mut last = io::Error::new(io::ErrorKind::NotFound, "no such host");
-                for candidate in (host.as_str(), *port).to_socket_addrs()? {
-                    match bind_tcp(candidate, options) {
-                        Ok(socket) => {
-                            return Ok(Self {
-                                local: local_tcp(&socket)?,
-                                socket: ListenSocket::Tcp(socket),
-                                is_inherited: false,
-                            });
-                        }
-                        Err(error) => last = error,
-                    }
-                }
-                Err(last)
+                let sockets = bind::tcp(&resolve(host, *port)?, options)?;
+                let listeners = sockets.into_iter().map(|socket| {
+                    Ok(Self {
+                        local: local_tcp(&socket)?,
+                        socket: ListenSocket::Tcp(socket),
+                        is_inherited: false,
+                    })
+                });
+                listeners.collect()
             }
             Address::Unix(path) => {
-                remove_stale(path)?;
-                let socket = UnixListener::bind(path)?;
-                let guard = UnlinkOnDrop(path.clone());
-                if let Some(mode) = options.mode {
-                    fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
-                }
-                Ok(Self {
+                let (listener, file) = unix::bind(path, options)?;
+                Ok(vec![Self {
                     socket: ListenSocket::Unix {
-                        listener: socket,
-                        _file: Some(guard),
+                        listener,
+                        _file: Some(file),
                     },
                     local: address.clone(),
                     is_inherited: false,
-                })
+                }])
             }
         }
     }
@@ -265,40 +247,6 @@ fn local_tcp(socket: &TcpListener) -> io::Result<Address> {
 /// a listening socket inherit it.
 fn bound_unsent(socket: &impl AsFd) -> io::Result<()> {
     SockRef::from(socket).set_tcp_notsent_lowat(UNSENT_MAX)
-}
-
-fn bind_tcp(address: SocketAddr, options: Options) -> io::Result<TcpListener> {
-    let socket = Socket::new(
-        Domain::for_address(address),
-        Type::STREAM.nonblocking(),
-        Some(Protocol::TCP),
-    )?;
-    if address.is_ipv6() {
-        // `[::]` means IPv6 only; who wants both lists both.
-        socket.set_only_v6(true)?;
-    }
-    socket.set_reuse_address(true)?;
-    socket.set_reuse_port(options.reuse_port)?;
-    socket.bind(&address.into())?;
-    bound_unsent(&socket)?;
-    socket.listen(options.backlog)?;
-    TcpListener::from_std(socket.into())
-}
-
-/// Removes the socket file of a server that is no more. One that still answers,
-/// and any other kind of file, is left alone: binding then fails.
-fn remove_stale(path: &Path) -> io::Result<()> {
-    match fs::symlink_metadata(path) {
-        Ok(metadata) if metadata.file_type().is_socket() => {
-            match std::os::unix::net::UnixStream::connect(path) {
-                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                    fs::remove_file(path)
-                }
-                _ => Ok(()),
-            }
-        }
-        _ => Ok(()),
-    }
 }
 
 /// How many clients there may be, over all listeners.
@@ -491,22 +439,5 @@ mod tests {
         assert_eq!(gate.wait(at(1010)), None);
         assert!(gate.wait(at(1010)).is_some());
         assert_eq!(gate.delayed(), 91);
-    }
-
-    #[tokio::test]
-    async fn a_stale_socket_file_is_replaced_and_a_live_one_is_not() {
-        let path = std::env::temp_dir().join(format!("ketch-test-{}.sock", std::process::id()));
-        let address = Address::Unix(path.clone());
-        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
-        let private = Options {
-            mode: Some(0o600),
-            ..Options::default()
-        };
-        let listener = Listener::bind(&address, private).unwrap();
-        let mode = fs::metadata(&path).unwrap().permissions().mode();
-        assert_eq!(mode & 0o777, 0o600);
-        assert!(Listener::bind(&address, Options::default()).is_err());
-        drop(listener);
-        assert!(!path.exists());
     }
 }

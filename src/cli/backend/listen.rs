@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use ketch::backend::server::Dialect;
-use ketch::net::listener::Address;
+use ketch::net::listener::{ANY, Address};
 
 use super::super::BadUsage;
 
@@ -14,8 +14,6 @@ pub(super) struct Listen {
     pub(super) address: Address,
     /// What is spoken there.
     pub(super) dialect: Dialect,
-    /// Whether it does no harm if it cannot be had: nobody asked for it by name.
-    pub(super) is_optional: bool,
 }
 
 /// All addresses. A unix socket excludes the others, as in memcached; without any
@@ -34,7 +32,6 @@ pub(super) fn all(
         return Ok(vec![Listen {
             address: Address::Unix(path.to_owned()),
             dialect,
-            is_optional: false,
         }]);
     }
     // No port is as good as the system's choice, once it is clear that there is one.
@@ -43,18 +40,11 @@ pub(super) fn all(
         port => Some(port.unwrap_or(0)),
     };
     if listen.is_empty() {
-        let Some(port) = default_port else {
-            return Ok(Vec::new());
-        };
-        // A host without IPv6 is no failure.
-        let any = [("0.0.0.0", false), ("::", true)];
-        return Ok(any
-            .map(|(host, is_optional)| Listen {
-                address: tcp(host, port),
-                dialect,
-                is_optional,
-            })
-            .into());
+        let any = default_port.map(|port| Listen {
+            address: tcp(ANY, port),
+            dialect,
+        });
+        return Ok(any.into_iter().collect());
     }
     let mut all = Vec::new();
     for word in listen.iter().filter(|word| !word.is_empty()) {
@@ -64,8 +54,6 @@ pub(super) fn all(
 }
 
 fn tcp(host: &str, port: u16) -> Address {
-    // memcached takes a star for any address.
-    let host = if host == "*" { "0.0.0.0" } else { host };
     Address::Tcp {
         host: host.to_owned(),
         port,
@@ -102,7 +90,6 @@ fn one(
     Ok(port.map(|port| Listen {
         address: tcp(host, port),
         dialect,
-        is_optional: false,
     }))
 }
 
@@ -175,7 +162,7 @@ mod tests {
                 "host:1 auto-negotiate",
                 "[::1]:2 auto-negotiate",
                 "[::1]:11211 auto-negotiate",
-                "0.0.0.0:3 auto-negotiate",
+                "*:3 auto-negotiate",
             ]
         );
         assert_eq!(
@@ -189,10 +176,7 @@ mod tests {
 
     #[test]
     fn without_an_address_it_is_every_one() {
-        assert_eq!(
-            shown(&[], -1),
-            ["0.0.0.0:0 auto-negotiate", "[::]:0 auto-negotiate"]
-        );
+        assert_eq!(shown(&[], -1), ["*:0 auto-negotiate"]);
         assert!(shown(&[], 0).is_empty());
     }
 

@@ -294,7 +294,7 @@ async fn serve(args: &Args, plan: Plan, log: &mut Log) -> anyhow::Result<Arc<Wor
 }
 
 /// Listens on all addresses; tells them with their names in `stats conns`.
-fn bind(args: &Args, listen: &[Listen]) -> anyhow::Result<(Vec<Listener>, Vec<Listening>)> {
+fn bind(args: &Args, listen: &[Listen]) -> Result<(Vec<Listener>, Vec<Listening>), CannotListen> {
     let (mut listeners, mut names) = (Vec::new(), Vec::new());
     for wanted in listen {
         let backlog = args.listen_backlog;
@@ -303,26 +303,18 @@ fn bind(args: &Args, listen: &[Listen]) -> anyhow::Result<(Vec<Listener>, Vec<Li
             backlog,
             ..Options::default()
         };
-        match Listener::bind(&wanted.address, options) {
-            Ok(listener) => {
-                let address = listener.local();
-                tracing::info!(%address, "listening");
-                names.push(Listening {
-                    name: name_of(address),
-                    dialect: wanted.dialect,
-                });
-                listeners.push(listener);
-            }
-            Err(error) if wanted.is_optional => {
-                tracing::debug!(%error, address = %wanted.address, "cannot listen");
-            }
-            Err(source) => {
-                return Err(CannotListen {
-                    address: wanted.address.clone(),
-                    source,
-                }
-                .into());
-            }
+        let bound = Listener::bind(&wanted.address, options).map_err(|source| CannotListen {
+            address: wanted.address.clone(),
+            source,
+        })?;
+        for listener in bound {
+            let address = listener.local();
+            tracing::info!(%address, "listening");
+            names.push(Listening {
+                name: name_of(address),
+                dialect: wanted.dialect,
+            });
+            listeners.push(listener);
         }
     }
     Ok((listeners, names))

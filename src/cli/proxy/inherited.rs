@@ -4,9 +4,8 @@
 //! clients wait in its queue, and none is refused.
 
 use std::io;
-use std::net::ToSocketAddrs;
 
-use ketch::net::listener::{Address, Listener};
+use ketch::net::listener::{self, Address, Listener};
 use listenfd::ListenFd;
 
 use super::listeners::Bound;
@@ -41,15 +40,15 @@ impl Inherited {
         Ok(Self { listeners })
     }
 
-    /// The socket that listens at this address, if it has been passed.
-    pub(super) fn take(&mut self, address: &Address) -> Option<Listener> {
+    /// The sockets that listen at this address, if any has been passed: they are
+    /// instead of others, also where a name has further addresses.
+    pub(super) fn take(&mut self, address: &Address) -> Vec<Listener> {
         if self.listeners.is_empty() {
-            return None;
+            return Vec::new();
         }
         let wanted = numeric(address);
-        let mut listeners = self.listeners.iter();
-        let place = listeners.position(|listener| wanted.contains(listener.local()))?;
-        Some(self.listeners.remove(place))
+        let taken = |listener: &mut Listener| wanted.contains(listener.local());
+        self.listeners.extract_if(.., taken).collect()
     }
 
     /// Keeps those of `bound` that have been passed: they are not needed yet, and
@@ -73,8 +72,7 @@ impl Inherited {
 fn numeric(address: &Address) -> Vec<Address> {
     match address {
         Address::Tcp { host, port } => {
-            let found = (host.as_str(), *port).to_socket_addrs();
-            let found = found.into_iter().flatten();
+            let found = listener::resolve(host, *port).into_iter().flatten();
             let numeric = found.map(|found| Address::Tcp {
                 host: found.ip().to_string(),
                 port: found.port(),

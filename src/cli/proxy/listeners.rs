@@ -64,18 +64,18 @@ impl Listeners {
                 continue;
             };
             let address = &entry.address;
-            let listener = match self.inherited.take(address) {
-                Some(inherited) => Ok(inherited),
-                None => Listener::bind(address, options(settings, address)),
-            };
-            match listener {
-                Ok(listener) => bound.push((number, listener)),
-                Err(source) => {
-                    self.inherited.take_back(bound);
-                    let address = address.clone();
-                    return Err(CannotListen { address, source });
+            let mut listeners = self.inherited.take(address);
+            if listeners.is_empty() {
+                match Listener::bind(address, options(settings, address)) {
+                    Ok(all) => listeners = all,
+                    Err(source) => {
+                        self.inherited.take_back(bound);
+                        let address = address.clone();
+                        return Err(CannotListen { address, source });
+                    }
                 }
             }
+            bound.extend(listeners.into_iter().map(|listener| (number, listener)));
         }
         Ok(bound)
     }

@@ -39,8 +39,8 @@ pub(in crate::config) static LISTENER: Section<Listen> = Section {
                 },
             },
             preset: Preset::Required,
-            help: "Where it listens: `host:port`, `[ipv6]:port` or `unix:/path`. Port 0 lets the \
-                   system choose.",
+            help: "Where it listens: `host:port`, `[ipv6]:port` or `unix:/path`. A name means all \
+                   its addresses that are on this host. Port 0 lets the system choose.",
             bound: "",
         },
         Key {

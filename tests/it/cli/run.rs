@@ -2,17 +2,11 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::process::{Child, Stdio};
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
-use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 
-use super::{TempFile, ketch, output};
-
-/// Longest wait for anything that must happen.
-const DEADLINE: Duration = Duration::from_secs(20);
+use super::{DEADLINE, Running, TempFile, ketch, output};
 
 /// A server that has the value `there` under every key. Serves until the test
 /// ends.
@@ -38,67 +32,8 @@ fn fake_memcached() -> u16 {
     port
 }
 
-/// A running proxy; killed with the test if it is still there.
-struct Proxy {
-    child: Child,
-    /// The lines of its log; ends with it.
-    log: Receiver<String>,
-}
-
-impl Proxy {
-    fn start(config: &str) -> Self {
-        let mut child = ketch(&["proxy", "-c", config])
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let lines = BufReader::new(child.stderr.take().unwrap()).lines();
-        let (sender, log) = mpsc::sync_channel(1024);
-        thread::spawn(move || {
-            lines
-                .map_while(Result::ok)
-                .try_for_each(|line| sender.send(line))
-        });
-        Self { child, log }
-    }
-
-    /// The next line of the log that contains `part`.
-    fn line_with(&self, part: &str) -> String {
-        let mut seen = String::new();
-        loop {
-            let line = self.log.recv_timeout(DEADLINE);
-            assert!(line.is_ok(), "no '{part}' in the log: {line:?}\n{seen}");
-            let line = line.unwrap();
-            if line.contains(part) {
-                return line;
-            }
-            seen.push_str(&line);
-            seen.push('\n');
-        }
-    }
-
-    /// The port of the next address that is listened on.
-    fn port(&self) -> u16 {
-        let line = self.line_with("listening");
-        line.rsplit(':').next().unwrap().parse().unwrap()
-    }
-
-    fn end(mut self, signal: Signal) -> i32 {
-        let pid = Pid::from_child(&self.child);
-        kill_process(pid, signal).unwrap();
-        self.line_with("ending");
-        // Its log ends when the process does.
-        let rest = std::iter::from_fn(|| Some(self.log.recv_timeout(DEADLINE)));
-        let end = rest.into_iter().find_map(Result::err);
-        assert_eq!(end, Some(RecvTimeoutError::Disconnected));
-        self.child.wait().unwrap().code().unwrap()
-    }
-}
-
-impl Drop for Proxy {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+fn start(config: &str) -> Running {
+    Running::start(&mut ketch(&["proxy", "-c", config]))
 }
 
 fn ask(stream: &mut TcpStream, request: &str, answer: &str) {
@@ -121,7 +56,7 @@ fn the_proxy_serves_until_it_is_told_to_end() {
                  pools: {{main: {{servers: [127.0.0.1:{server}]}}}}\n"
             ),
         );
-        let proxy = Proxy::start(file.path());
+        let proxy = start(file.path());
         let admin = proxy.port();
         let ports = [proxy.port(), proxy.port()];
         proxy.line_with("ready");
@@ -152,7 +87,7 @@ fn the_bounds_of_clients_are_those_of_the_file() {
              pools: {{main: {{servers: [127.0.0.1:{server}]}}}}\n"
         ),
     );
-    let proxy = Proxy::start(file.path());
+    let proxy = start(file.path());
     let port = proxy.port();
     let mut client = TcpStream::connect(("127.0.0.1", port)).unwrap();
     let too_large = "SERVER_ERROR object too large for cache\r\n";
@@ -170,7 +105,7 @@ fn a_log_of_json_has_an_object_in_each_line() {
         "listen: 127.0.0.1:0\nadmin: off\nlog_format: json\n\
          pools: {main: {servers: [127.0.0.1:1]}}\n",
     );
-    let proxy = Proxy::start(file.path());
+    let proxy = start(file.path());
     let line = proxy.line_with("ready");
     let event: serde_json::Value = serde_json::from_str(&line).unwrap();
     assert_eq!(event["fields"]["message"], "ready");
