@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::worker::{Accepted, Workers};
 use crate::clock::{self, Moment};
 pub use bind::{ANY, resolve};
-use unix::UnlinkOnDrop;
+use unix::SocketFile;
 
 /// Connections that the kernel holds for us until we accept them; it may cap the
 /// number (`net.core.somaxconn`). memcached asks for as many.
@@ -79,9 +79,9 @@ pub struct Listener {
 enum ListenSocket {
     Tcp(TcpListener),
     Unix {
-        listener: UnixListener,
         /// `None` if the file is another's.
-        _file: Option<UnlinkOnDrop>,
+        file: Option<SocketFile>,
+        listener: UnixListener,
     },
 }
 
@@ -132,8 +132,8 @@ impl Listener {
                 let (listener, file) = unix::bind(path, options)?;
                 Ok(vec![Self {
                     socket: ListenSocket::Unix {
+                        file: Some(file),
                         listener,
-                        _file: Some(file),
                     },
                     local: address.clone(),
                     is_inherited: false,
@@ -169,8 +169,8 @@ impl Listener {
         Ok(Self {
             local: Address::Unix(path.unwrap_or_default()),
             socket: ListenSocket::Unix {
+                file: None,
                 listener: UnixListener::from_std(socket)?,
-                _file: None,
             },
             is_inherited: true,
         })
@@ -190,7 +190,8 @@ impl Listener {
                     left.push(Accepted::Tcp(stream));
                 }
             }
-            ListenSocket::Unix { listener, _file } => {
+            ListenSocket::Unix { file, listener } => {
+                drop(file);
                 let listener = listener.into_std()?;
                 while let Ok((stream, _)) = listener.accept() {
                     stream.set_nonblocking(true)?;
