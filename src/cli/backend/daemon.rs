@@ -5,9 +5,8 @@
 //! whoever started it knows whether it works.
 
 use std::env;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, BufRead, BufReader, Write};
-use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::Context;
@@ -72,29 +71,5 @@ pub(super) fn tell_ready(keep: bool) -> io::Result<()> {
         Ok(())
     } else {
         Ok(dup2_stderr(&nowhere)?)
-    }
-}
-
-/// The file with the number of the process; removed when dropped.
-#[derive(Debug)]
-pub(super) struct PidFile(PathBuf);
-
-impl PidFile {
-    /// Writes the file.
-    ///
-    /// # Errors
-    ///
-    /// If it cannot be written.
-    pub(super) fn write(path: &Path) -> anyhow::Result<Self> {
-        fs::write(path, format!("{}\n", std::process::id()))
-            .with_context(|| format!("cannot write {}", path.display()))?;
-        Ok(Self(path.to_owned()))
-    }
-}
-
-impl Drop for PidFile {
-    fn drop(&mut self) {
-        // Somebody else may have removed it: then there is nothing to do.
-        let _ = fs::remove_file(&self.0);
     }
 }

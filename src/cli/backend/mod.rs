@@ -3,37 +3,35 @@
 mod args;
 mod daemon;
 mod extended;
+mod ground;
 mod listen;
+mod pidfile;
+mod sockets;
 mod user;
 
-use std::env;
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context;
 use ketch::admin::{self, cache::Cache};
-use ketch::backend::server::{Listening, Settings, Shared, Told, Users, Worker};
+use ketch::backend::server::{Settings, Shared, Told, Users, Worker};
 use ketch::backend::{self, Janitor, Store};
 use ketch::log::{Format, Log};
-use ketch::net::listener::{self, Address, Gate, Listener, Options};
+use ketch::net::listener::{self, Gate};
 use ketch::net::worker::Workers;
 use rustix::mm::{MlockAllFlags, mlockall};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use args::Args;
 use extended::Extended;
+use ground::Ground;
 use listen::Listen;
+use sockets::Sockets;
 
-use super::{BadUsage, CannotListen, descriptors};
-
-/// Names a file for the ports that the system has chosen, as memcached does: tests
-/// of clients read it.
-const PORT_FILE: &str = "MEMCACHED_PORT_FILENAME";
+use super::BadUsage;
 
 /// The licences, for `-i`.
 const LICENCES: [&str; 2] = [
@@ -225,24 +223,12 @@ fn read_users_again(path: &Path, shared: &Shared) {
 /// whatever they still have to do.
 async fn serve(args: &Args, plan: Plan, log: &mut Log) -> anyhow::Result<Arc<Workers<usize>>> {
     let mut told_to_end = ToldToEnd::new().context("cannot wait for signals")?;
-    let room = descriptors::room_for(usize::try_from(args.conn_limit)?, plan.listen.len());
-    if args.enable_coredumps {
-        raise_core_limit();
-    }
-    let (listeners, names) = bind(args, &plan.listen)?;
-    let admin = match &plan.admin {
-        Some((host, port)) => Some(bind_admin(host, *port).await?),
-        None => None,
-    };
-    // As whoever started it: the folder need not be the other user's.
-    let pid_file = args
-        .pidfile
-        .as_deref()
-        .map(daemon::PidFile::write)
-        .transpose()?;
-    if let Some(user) = &args.user {
-        user::become_user(user)?;
-    }
+    let Ground {
+        sockets: Sockets { listeners, names },
+        admin,
+        room,
+        pid_file,
+    } = Ground::take(args, &plan).await?;
     // Pages as they are written first: the store has addresses behind which there is no
     // memory, and -m does not count them.
     let locked = MlockAllFlags::CURRENT | MlockAllFlags::FUTURE | MlockAllFlags::ONFAULT;
@@ -261,7 +247,7 @@ async fn serve(args: &Args, plan: Plan, log: &mut Log) -> anyhow::Result<Arc<Wor
     let make = move |_| Worker::new(Arc::clone(&of_workers));
     let workers = Workers::start(threads, "worker", make).context("cannot start workers")?;
     let workers = Arc::new(workers);
-    write_port_file(&listeners)?;
+    sockets::write_port_file(&listeners)?;
 
     let stop = CancellationToken::new();
     let mut accepting = JoinSet::new();
@@ -291,89 +277,6 @@ async fn serve(args: &Args, plan: Plan, log: &mut Log) -> anyhow::Result<Arc<Wor
     while accepting.join_next().await.is_some() {}
     drop((janitor, pid_file));
     Ok(workers)
-}
-
-/// Listens on all addresses; tells them with their names in `stats conns`.
-fn bind(args: &Args, listen: &[Listen]) -> Result<(Vec<Listener>, Vec<Listening>), CannotListen> {
-    let (mut listeners, mut names) = (Vec::new(), Vec::new());
-    for wanted in listen {
-        let backlog = args.listen_backlog;
-        let options = Options {
-            mode: Some(args.unix_mask),
-            backlog,
-            ..Options::default()
-        };
-        let bound = Listener::bind(&wanted.address, options).map_err(|source| CannotListen {
-            address: wanted.address.clone(),
-            source,
-        })?;
-        for listener in bound {
-            let address = listener.local();
-            tracing::info!(%address, "listening");
-            names.push(Listening {
-                name: name_of(address),
-                dialect: wanted.dialect,
-            });
-            listeners.push(listener);
-        }
-    }
-    Ok((listeners, names))
-}
-
-async fn bind_admin(host: &str, port: u16) -> Result<TcpListener, CannotListen> {
-    let bound = admin::http::bind(host, port, false).await;
-    let bound = bound.and_then(|listener| Ok((listener.local_addr()?, listener)));
-    let (address, listener) = bound.map_err(|source| CannotListen {
-        address: Address::Tcp {
-            host: host.to_owned(),
-            port,
-        },
-        source,
-    })?;
-    tracing::info!(%address, "admin listening");
-    Ok(listener)
-}
-
-/// The name of an address in `stats conns`.
-fn name_of(address: &Address) -> String {
-    match address {
-        Address::Tcp { host, .. } if host.contains(':') => format!("tcp6:{address}"),
-        Address::Tcp { .. } => format!("tcp:{address}"),
-        Address::Unix(_) => address.to_string(),
-    }
-}
-
-/// Tells the ports that were chosen to who has asked for them.
-fn write_port_file(listeners: &[Listener]) -> anyhow::Result<()> {
-    let Some(path) = env::var_os(PORT_FILE) else {
-        return Ok(());
-    };
-    let lines = listeners
-        .iter()
-        .filter_map(|listener| match listener.local() {
-            Address::Tcp { host, port } if host.contains(':') => {
-                Some(format!("TCP INET6: {port}\n"))
-            }
-            Address::Tcp { port, .. } => Some(format!("TCP INET: {port}\n")),
-            Address::Unix(_) => None,
-        });
-    // Under its name it is whole or not there.
-    let mut new = path.clone();
-    new.push(".new");
-    fs::write(&new, lines.collect::<String>())
-        .and_then(|()| fs::rename(&new, &path))
-        .with_context(|| format!("cannot write {}", path.display()))
-}
-
-fn raise_core_limit() {
-    let Rlimit { maximum, .. } = getrlimit(Resource::Core);
-    let raised = Rlimit {
-        current: maximum,
-        maximum,
-    };
-    if let Err(error) = setrlimit(Resource::Core, raised) {
-        tracing::warn!(%error, "-r: the limit of core files cannot be raised");
-    }
 }
 
 /// What ends the process.
