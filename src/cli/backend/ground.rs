@@ -9,7 +9,7 @@ use tokio::net::TcpListener;
 use super::pidfile::PidFile;
 use super::sockets::{Sockets, bind_admin};
 use super::{Args, Plan, user};
-use crate::cli::descriptors;
+use crate::cli::descriptors::{self, Others};
 
 /// What it has then.
 #[derive(Debug)]
@@ -50,7 +50,13 @@ impl Ground {
             Some((host, port)) => Some(bind_admin(host, *port).await?),
             None => None,
         };
-        let room = descriptors::room_for(usize::try_from(args.conn_limit)?, plan.listen.len());
+        let others = Others {
+            workers: usize::from(args.threads),
+            listeners: sockets.listeners.len() + unix.len(),
+            has_admin: admin.is_some(),
+            more: 0,
+        };
+        let room = descriptors::room_for(usize::try_from(args.conn_limit)?, others);
         // The folder need not be the other user's.
         let pid_file = match &args.pidfile {
             Some(path) => {

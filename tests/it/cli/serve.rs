@@ -5,6 +5,7 @@ use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::{MetadataExt, chown};
 use std::path::PathBuf;
+use std::process::Command;
 
 use rustix::process::{Signal, geteuid};
 
@@ -18,13 +19,10 @@ fn start(args: &[&str]) -> Running {
 
 /// Whether the cache answers there.
 fn answers(address: SocketAddr) -> bool {
-    let Ok(stream) = TcpStream::connect(address) else {
-        return false;
-    };
-    is_served(stream)
+    TcpStream::connect(address).is_ok_and(|mut stream| is_served(&mut stream))
 }
 
-fn is_served(mut stream: TcpStream) -> bool {
+fn is_served(stream: &mut TcpStream) -> bool {
     stream.set_read_timeout(Some(DEADLINE)).unwrap();
     let mut answer = [0; 4];
     stream.write_all(b"mn\r\n").unwrap();
@@ -97,4 +95,42 @@ fn what_root_starts_for_another_user_is_that_users() {
     let refused = ketch(&["backend", "-u", "nobody", "-s", &roots.path("socket")]).output();
     let errors = String::from_utf8(refused.unwrap().stderr).unwrap();
     assert!(errors.contains("Permission denied"), "{errors}");
+}
+
+#[test]
+fn there_are_no_more_clients_than_descriptors() {
+    for (limit, threads) in [(100, 4), (400, 64)] {
+        let mut command = ketch(&["backend", "-v", "-l", "127.0.0.1", "-p", "-1", "-c", "300"]);
+        command.args(["-m", "64", "-t", &threads.to_string()]);
+        let Some(mut limited) = limited(&command, limit) else {
+            return show("skipped: needs prlimit, and setpriv to bind root by it");
+        };
+        let cache = Running::start(&mut limited);
+        let port = cache.port();
+        let line = cache.line_with("leaves room for fewer clients");
+        let room = line.split_once("connections_max=").unwrap().1;
+        let room: usize = room.split(' ').next().unwrap().parse().unwrap();
+        // Most of what is left is for clients.
+        assert!(room + threads * 4 + 30 > limit, "{line}");
+        let connect = || TcpStream::connect(("127.0.0.1", port)).unwrap();
+        let mut clients: Vec<_> = (0..room).map(|_| connect()).collect();
+        assert!(clients.iter_mut().all(is_served));
+        let mut told = String::new();
+        connect().read_to_string(&mut told).unwrap();
+        assert_eq!(told, "ERROR Too many open connections\r\n");
+        assert_eq!(cache.end(Signal::TERM), 0);
+    }
+}
+
+/// A command that may not open more files, whoever runs it.
+fn limited(command: &Command, files: usize) -> Option<Command> {
+    let mut limited = Command::new("prlimit");
+    limited.arg(format!("--nofile={files}"));
+    if geteuid().is_root() {
+        limited.args(["setpriv", "--bounding-set=-sys_resource"]);
+    }
+    let mut tried = Command::new("prlimit");
+    let tried = tried.args(limited.get_args()).arg("true").status();
+    limited.arg(command.get_program()).args(command.get_args());
+    tried.is_ok_and(|tried| tried.success()).then_some(limited)
 }
