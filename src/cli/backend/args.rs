@@ -31,7 +31,7 @@ pub(crate) struct Args {
     #[arg(allow_negative_numbers = true, value_parser = clap::value_parser!(i32).range(-1..=65535))]
     pub(super) udp_port: i32,
 
-    /// Path of a unix socket to listen on instead of TCP (--unix-socket).
+    /// Path of a unix socket to listen on instead of TCP.
     #[arg(short = 's', long, value_name = "FILE")]
     pub(super) unix_socket: Option<PathBuf>,
 
@@ -43,7 +43,7 @@ pub(crate) struct Args {
     #[arg(short = 'A', long)]
     pub(super) enable_shutdown: bool,
 
-    /// Addresses to listen on: host, host:port or proto[ascii]:tag[NAME]:host:port.
+    /// Addresses to listen on: host, host:port or proto[ascii]:tag[NAME]:host:port; * is every one.
     #[arg(short = 'l', long, value_name = "ADDRESS,...", value_delimiter = ',')]
     pub(super) listen: Vec<String>,
 
@@ -61,7 +61,7 @@ pub(crate) struct Args {
 
     /// What everything together may take up, in MiB.
     #[arg(short = 'm', long, value_name = "MIB", default_value_t = 64)]
-    #[arg(value_parser = clap::value_parser!(u32).range(1..=16_777_216))]
+    #[arg(allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=16_777_216))]
     pub(super) memory_limit: u32,
 
     /// Refuse new items when memory is short instead of evicting others.
@@ -77,7 +77,8 @@ pub(crate) struct Args {
     #[arg(short = 'k', long)]
     pub(super) lock_memory: bool,
 
-    /// Log more: once clients that come and go, twice and thrice more of it.
+    /// Log more: once what is listened on, the start and the end; twice also clients that
+    /// are turned away; thrice all there is.
     #[arg(short = 'v', long, action = ArgAction::Count)]
     pub(super) verbose: u8,
 
@@ -91,10 +92,12 @@ pub(crate) struct Args {
 
     /// Without meaning here: there are no slabs.
     #[arg(short = 'f', long, value_name = "FACTOR", default_value_t = 1.25)]
+    #[arg(allow_negative_numbers = true)]
     pub(super) slab_growth_factor: f64,
 
     /// Without meaning here: there are no slabs.
     #[arg(short = 'n', long, value_name = "BYTES", default_value_t = 48)]
+    #[arg(allow_negative_numbers = true)]
     pub(super) slab_min_size: u32,
 
     /// Without meaning here: huge pages are used anyway, where the system has them.
@@ -107,13 +110,14 @@ pub(crate) struct Args {
 
     /// Worker threads.
     #[arg(short = 't', long, value_name = "NUMBER", default_value_t = 4)]
+    #[arg(allow_negative_numbers = true)]
     #[arg(value_parser = clap::value_parser!(u16).range(1..=i64::from(THREADS_MAX)))]
     pub(super) threads: u16,
 
     /// Requests of one client before it is the turn of others; without it all that have
     /// been read at once.
     #[arg(short = 'R', long, value_name = "NUMBER")]
-    #[arg(value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..))]
     pub(super) max_reqs_per_event: Option<u32>,
 
     /// Items get no cas ids.
@@ -122,7 +126,7 @@ pub(crate) struct Args {
 
     /// Clients that wait in the kernel to be accepted.
     #[arg(short = 'b', long, value_name = "NUMBER", default_value_t = 1024)]
-    #[arg(value_parser = clap::value_parser!(i32).range(1..))]
+    #[arg(allow_negative_numbers = true, value_parser = clap::value_parser!(i32).range(0..))]
     pub(super) listen_backlog: i32,
 
     /// Which dialects are spoken: auto, ascii or binary.
@@ -131,6 +135,7 @@ pub(crate) struct Args {
 
     /// Largest item, in bytes, or with k or m in KiB or MiB; 1k to 1024m.
     #[arg(short = 'I', long, value_name = "SIZE", default_value = "1m", value_parser = item_size)]
+    #[arg(allow_negative_numbers = true)]
     pub(super) max_item_size: usize,
 
     /// Refuse `flush_all`.
@@ -207,11 +212,12 @@ fn item_size(text: &str) -> Result<usize, String> {
         [digits @ .., b'm' | b'M'] => (digits.len(), 1 << 20),
         digits => (digits.len(), 1),
     };
-    let number = text
-        .get(..digits)
-        .and_then(|text| text.parse::<usize>().ok());
+    let number = text.get(..digits).map(str::parse::<usize>);
+    let Some(Ok(number)) = number else {
+        return Err("a size is a whole number, of bytes or with k or m, such as 4m".to_owned());
+    };
     number
-        .and_then(|number| number.checked_mul(unit))
+        .checked_mul(unit)
         .filter(|size| ITEM_BYTES.contains(size))
         .ok_or_else(|| "item sizes are from 1k to 1024m".to_owned())
 }
@@ -264,6 +270,37 @@ mod tests {
         }
         for option in crate::cli::backend::extended::WITHOUT_EFFECT {
             assert!(page.contains(&format!("`{option}`")), "{option}");
+        }
+    }
+
+    #[test]
+    fn a_number_below_what_there_may_be_is_told_as_one() {
+        use clap::error::ErrorKind;
+        let lines = [
+            "-m -1", "-t -1", "-R -3", "-b -1", "-c -5", "-n -1", "-I -1", "-p -2", "-U -2",
+        ];
+        for line in lines {
+            let error = parse(line).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::ValueValidation, "{line}: {error}");
+        }
+        assert_eq!(parse("-b 0").unwrap().listen_backlog, 0);
+    }
+
+    #[test]
+    fn sizes_of_items_are_whole_numbers_with_or_without_a_unit() {
+        assert_eq!(item_size("4K"), Ok(4096));
+        assert_eq!(item_size("2048"), Ok(2048));
+        for text in ["1.5m", "1G", "m", "", "-1", "1 k"] {
+            assert!(
+                item_size(text).unwrap_err().contains("whole number"),
+                "{text}"
+            );
+        }
+        for text in ["0", "1023", "1025m", "18446744073709551615m"] {
+            assert!(
+                item_size(text).unwrap_err().contains("1k to 1024m"),
+                "{text}"
+            );
         }
     }
 

@@ -12,7 +12,7 @@ const LOGBUF_KIB: std::ops::RangeInclusive<usize> = 2..=1 << 20;
 
 /// Options that steer what does not exist here, or is always so: taken without
 /// effect. A value may follow each.
-pub(super) const WITHOUT_EFFECT: [&str; 28] = [
+pub(super) const WITHOUT_EFFECT: [&str; 29] = [
     "hashpower",
     "no_hashexpand",
     "slab_reassign",
@@ -41,6 +41,7 @@ pub(super) const WITHOUT_EFFECT: [&str; 28] = [
     "no_maxconns_fast",
     "drop_privileges",
     "no_drop_privileges",
+    "sock_cookie_id",
 ];
 
 /// Of those, what is not worth a warning because it is as asked.
@@ -175,6 +176,35 @@ mod tests {
         let extended = read("slab_chunk_max=16,hashpower=20,drop_privileges").unwrap();
         let told = ["slab_chunk_max", "hashpower", "drop_privileges"];
         assert_eq!(extended.without_effect, told);
+    }
+
+    /// Every option of memcached 1.6.45, however it is built.
+    const ALL: &str = "maxconns_fast hashpower no_hashexpand slab_reassign slab_automove \
+        slab_automove_ratio slab_automove_window tail_repair_time hash_algorithm lru_crawler \
+        lru_crawler_sleep lru_crawler_tocrawl lru_maintainer hot_lru_pct warm_lru_pct \
+        hot_max_factor warm_max_factor temporary_ttl idle_timeout watcher_logbuf_size \
+        worker_logbuf_size slab_sizes slab_chunk_max track_sizes no_inline_ascii_resp modern \
+        no_modern no_chunked_items no_slab_reassign no_slab_automove no_maxconns_fast \
+        inline_ascii_resp no_lru_crawler no_lru_maintainer no_drop_privileges drop_privileges \
+        resp_obj_mem_limit read_buf_mem_limit ssl_chain_cert ssl_key ssl_verify_mode \
+        ssl_keyformat ssl_ciphers ssl_ca_cert ssl_wbuf_size ssl_session_cache ssl_kernel_tls \
+        ssl_min_version proxy_config proxy_arg proxy_uring proxy_memprofile relaxed_privileges \
+        sock_cookie_id ext_page_size ext_wbuf_size ext_threads ext_io_depth ext_path \
+        ext_item_size ext_item_age ext_low_ttl ext_recache_rate ext_compact_under \
+        ext_drop_under ext_max_sleep ext_max_frag ext_drop_unread slab_automove_freeratio";
+
+    #[test]
+    fn every_option_of_memcached_is_known_and_documented() {
+        let page = include_str!("../../../docs/backend.md");
+        for name in ALL.split_whitespace() {
+            if let Err(why) = read(&format!("{name}=3")) {
+                assert!(!why.0.contains("no such option"), "{why}");
+                let family = name.split('_').next().unwrap();
+                assert!(page.contains(&format!("`{family}_...`")), "{name}");
+            } else {
+                assert!(page.contains(&format!("`{name}`")), "{name}");
+            }
+        }
     }
 
     #[test]

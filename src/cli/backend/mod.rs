@@ -71,13 +71,13 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What is logged.
+/// What is logged: beyond warnings only what is our own.
 fn level(verbose: u8) -> &'static str {
     match verbose {
         0 => "warn",
-        1 => "info",
-        2 => "debug",
-        _ => "trace",
+        1 => "warn,ketch=info",
+        2 => "warn,ketch=debug",
+        _ => "warn,ketch=trace",
     }
 }
 

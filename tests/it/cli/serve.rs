@@ -7,7 +7,7 @@ use std::os::unix::fs::{MetadataExt, chown};
 use std::path::PathBuf;
 use std::process::Command;
 
-use rustix::process::{Signal, geteuid};
+use rustix::process::{Signal, geteuid, kill_process};
 
 use super::{DEADLINE, Running, ketch};
 use crate::peer::show;
@@ -133,4 +133,15 @@ fn limited(command: &Command, files: usize) -> Option<Command> {
     let tried = tried.args(limited.get_args()).arg("true").status();
     limited.arg(command.get_program()).args(command.get_args());
     tried.is_ok_and(|tried| tried.success()).then_some(limited)
+}
+
+#[test]
+fn however_much_is_logged_it_is_our_own() {
+    let cache = start(&["-vv", "-l", "127.0.0.1", "-p", "-1"]);
+    assert!(answers((Ipv4Addr::LOCALHOST, cache.port()).into()));
+    kill_process(cache.pid(), Signal::TERM).unwrap();
+    // It ends with the process.
+    let lines = std::iter::from_fn(|| cache.log.recv_timeout(DEADLINE).ok());
+    let foreign: Vec<_> = lines.filter(|line| !line.contains(" ketch::")).collect();
+    assert!(foreign.is_empty(), "{foreign:?}");
 }
