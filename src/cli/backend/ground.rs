@@ -8,7 +8,7 @@ use tokio::net::TcpListener;
 
 use super::pidfile::PidFile;
 use super::sockets::{Sockets, bind_admin};
-use super::{Args, Plan, user};
+use super::{Args, Plan, lock, user};
 use crate::cli::descriptors::{self, Others};
 
 /// What it has then.
@@ -65,8 +65,14 @@ impl Ground {
             }
             None => None,
         };
+        if args.lock_memory {
+            lock::raise_limit();
+        }
         if let Some(user) = &args.user {
             user::become_user(user)?;
+        }
+        if args.lock_memory {
+            lock::lock_memory(plan.store.memory_bytes, plan.store.threads);
         }
         // Only its owner may connect, with the permissions that it has by default.
         sockets.bind(&unix, options)?;

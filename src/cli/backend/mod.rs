@@ -5,6 +5,7 @@ mod daemon;
 mod extended;
 mod ground;
 mod listen;
+mod lock;
 mod pidfile;
 mod sockets;
 mod user;
@@ -20,7 +21,6 @@ use ketch::backend::{self, Janitor, Store};
 use ketch::log::{Format, Log};
 use ketch::net::listener::{self, Gate};
 use ketch::net::worker::Workers;
-use rustix::mm::{MlockAllFlags, mlockall};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -229,14 +229,6 @@ async fn serve(args: &Args, plan: Plan, log: &mut Log) -> anyhow::Result<Arc<Wor
         room,
         pid_file,
     } = Ground::take(args, &plan).await?;
-    // Pages as they are written first: the store has addresses behind which there is no
-    // memory, and -m does not count them.
-    let locked = MlockAllFlags::CURRENT | MlockAllFlags::FUTURE | MlockAllFlags::ONFAULT;
-    if args.lock_memory
-        && let Err(error) = mlockall(locked)
-    {
-        tracing::warn!(%error, "-k: memory cannot be locked");
-    }
     let store = Arc::new(Store::new(plan.store));
     let gate = Arc::new(Gate::new(room));
     let threads = plan.settings.threads;

@@ -102,7 +102,8 @@ fn there_are_no_more_clients_than_descriptors() {
     for (limit, threads) in [(100, 4), (400, 64)] {
         let mut command = ketch(&["backend", "-v", "-l", "127.0.0.1", "-p", "-1", "-c", "300"]);
         command.args(["-m", "64", "-t", &threads.to_string()]);
-        let Some(mut limited) = limited(&command, limit) else {
+        let limit_them = format!("--nofile={limit}");
+        let Some(mut limited) = limited(&command, &limit_them) else {
             return show("skipped: needs prlimit, and setpriv to bind root by it");
         };
         let cache = Running::start(&mut limited);
@@ -122,12 +123,12 @@ fn there_are_no_more_clients_than_descriptors() {
     }
 }
 
-/// A command that may not open more files, whoever runs it.
-fn limited(command: &Command, files: usize) -> Option<Command> {
+/// A command under a limit that it may not raise, whoever runs it.
+fn limited(command: &Command, limit: &str) -> Option<Command> {
     let mut limited = Command::new("prlimit");
-    limited.arg(format!("--nofile={files}"));
+    limited.arg(limit);
     if geteuid().is_root() {
-        limited.args(["setpriv", "--bounding-set=-sys_resource"]);
+        limited.args(["setpriv", "--bounding-set=-sys_resource,-ipc_lock"]);
     }
     let mut tried = Command::new("prlimit");
     let tried = tried.args(limited.get_args()).arg("true").status();
@@ -144,4 +145,20 @@ fn however_much_is_logged_it_is_our_own() {
     let lines = std::iter::from_fn(|| cache.log.recv_timeout(DEADLINE).ok());
     let foreign: Vec<_> = lines.filter(|line| !line.contains(" ketch::")).collect();
     assert!(foreign.is_empty(), "{foreign:?}");
+}
+
+#[test]
+fn memory_that_may_not_be_locked_is_told_and_is_not_locked() {
+    let args = ["backend", "-v", "-k", "-l", "127.0.0.1", "-p", "-1"];
+    let Some(mut limited) = limited(&ketch(&args), "--memlock=8388608") else {
+        return show("skipped: needs prlimit, and setpriv to bind root by it");
+    };
+    let cache = Running::start(&mut limited);
+    let port = cache.port();
+    let line = cache.line_with("-k: memory is not locked");
+    assert!(line.contains("(ulimit -l)"), "{line}");
+    // Twice 64 MiB, and 80 for four threads and five more.
+    assert!(line.contains("limit_kib=8192 needed_kib=868352"), "{line}");
+    assert!(answers((Ipv4Addr::LOCALHOST, port).into()));
+    assert_eq!(cache.end(Signal::TERM), 0);
 }
