@@ -11,12 +11,12 @@ mod sockets;
 mod user;
 
 use std::fs;
-use std::path::Path;
+use std::path::{self, Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context;
 use ketch::admin::{self, cache::Cache};
-use ketch::backend::server::{Settings, Shared, Told, Users, Worker};
+use ketch::backend::server::{Dialect, Settings, Shared, Told, Users, Worker};
 use ketch::backend::{self, Janitor, Store};
 use ketch::log::{Format, Log};
 use ketch::net::listener::{self, Gate};
@@ -87,6 +87,8 @@ struct Plan {
     store: backend::Settings,
     listen: Vec<Listen>,
     admin: Option<(String, u16)>,
+    /// The file of users, from wherever the process goes.
+    users: Option<PathBuf>,
     warnings: Vec<String>,
 }
 
@@ -121,7 +123,13 @@ impl Plan {
         let extended = Extended::read(args.extended.iter().map(String::as_str))?;
         let threads = usize::from(args.threads);
         let socket = args.unix_socket.as_deref();
-        let listen = listen::all(&args.listen, args.port, socket, args.protocol)?;
+        let mut listen = listen::all(&args.listen, args.port, socket, args.protocol)?;
+        let mut dialect = args.protocol;
+        if args.auth_file.is_some() {
+            let dialects = listen.iter_mut().map(|listen| &mut listen.dialect);
+            dialects.chain([&mut dialect]).try_for_each(only_text)?;
+        }
+        let users = args.auth_file.as_deref().map(path::absolute).transpose()?;
         Ok(Self {
             warnings: warnings(args, &extended),
             store: backend::Settings {
@@ -135,7 +143,7 @@ impl Plan {
             admin: args.admin.as_deref().map(listen::admin).transpose()?,
             settings: Settings {
                 threads,
-                dialect: args.protocol,
+                dialect,
                 requests_per_turn: usize::try_from(args.max_reqs_per_event.unwrap_or(0))?,
                 idle_timeout: extended.idle_timeout,
                 flush: !args.disable_flush_all,
@@ -146,12 +154,23 @@ impl Plan {
                 move_clock: extended.moves_clock,
                 prefix_delimiter: args.delimiter.unwrap_or(b':'),
                 detail: args.delimiter.is_some(),
-                users: args.auth_file.as_deref().map(read_users).transpose()?,
+                users: users.as_deref().map(read_users).transpose()?,
                 verbosity: args.verbose.into(),
                 told: told(args, &extended),
             },
+            users,
         })
     }
+}
+
+/// Makes it text that is spoken: only over text can users log in.
+fn only_text(dialect: &mut Dialect) -> Result<(), BadUsage> {
+    if *dialect == Dialect::Binary {
+        let why = "-Y: users log in over text, which cannot be where only binary is spoken";
+        return Err(BadUsage(why.to_owned()));
+    }
+    *dialect = Dialect::Ascii;
+    Ok(())
 }
 
 /// What `stats settings` says of what others act on, or nobody.
@@ -263,7 +282,7 @@ async fn serve(args: &Args, plan: Plan, log: &mut Log) -> anyhow::Result<Arc<Wor
     }
     log.queue();
 
-    let why = told_to_end.wait(&shared, args.auth_file.as_deref()).await;
+    let why = told_to_end.wait(&shared, plan.users.as_deref()).await;
     tracing::info!(why, "ending");
     stop.cancel();
     while accepting.join_next().await.is_some() {}

@@ -36,7 +36,7 @@ impl PidFile {
     /// Those of the system.
     pub(super) fn write(&self) -> io::Result<()> {
         let line = line();
-        // Never empty: somebody may read it at any time.
+        // Not emptied first: somebody may read it at any time.
         self.file.write_all_at(line.as_bytes(), 0)?;
         self.file.set_len(u64::try_from(line.len()).unwrap_or(0))
     }

@@ -4,12 +4,14 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::{MetadataExt, chown};
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::Command;
 
-use rustix::process::{Signal, geteuid, kill_process};
+use rustix::process::{Pid, Signal, geteuid, kill_process};
 
 use super::{DEADLINE, Running, ketch};
+use crate::now;
 use crate::peer::show;
 
 /// The cache, telling where it listens.
@@ -161,4 +163,80 @@ fn memory_that_may_not_be_locked_is_told_and_is_not_locked() {
     assert!(line.contains("limit_kib=8192 needed_kib=868352"), "{line}");
     assert!(answers((Ipv4Addr::LOCALHOST, port).into()));
     assert_eq!(cache.end(Signal::TERM), 0);
+}
+
+#[test]
+fn users_in_a_file_beside_it_are_read_again_in_the_background() {
+    let folder = Folder::new("users");
+    let (users, socket, pid) = (
+        folder.path("users"),
+        folder.path("socket"),
+        folder.path("pid"),
+    );
+    fs::write(&users, "joe:secret\n").unwrap();
+    let args = ["backend", "-d", "-m", "8", "-t", "1", "-u", "root"];
+    let mut command = ketch(&args);
+    command.args(["-Y", "users", "-s", &socket, "-P", &pid]);
+    assert!(command.current_dir(&folder.0).status().unwrap().success());
+    let id = fs::read_to_string(&pid).unwrap().trim().parse().unwrap();
+    let cache = Background(Pid::from_raw(id).unwrap());
+    assert!(logs_in(&socket, "joe secret"));
+    fs::write(&users, "ann:other\n").unwrap();
+    kill_process(cache.0, Signal::HUP).unwrap();
+    let deadline = now() + DEADLINE;
+    while !logs_in(&socket, "ann other") {
+        assert!(now() < deadline, "the file is not read again");
+        std::thread::yield_now();
+    }
+}
+
+/// A process that has left its starter; ended with the test.
+struct Background(Pid);
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        let _ = kill_process(self.0, Signal::TERM);
+    }
+}
+
+fn logs_in(socket: &str, words: &str) -> bool {
+    let mut stream = UnixStream::connect(socket).unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    write!(stream, "set x 0 0 {}\r\n{words}\r\n", words.len()).unwrap();
+    let mut answer = [0; 8];
+    stream.read_exact(&mut answer).is_ok() && &answer == b"STORED\r\n"
+}
+
+#[test]
+fn users_that_cannot_be_read_again_are_told_without_being_asked() {
+    let folder = Folder::new("no-users");
+    let (users, socket) = (folder.path("users"), folder.path("socket"));
+    fs::write(&users, "joe:secret\n").unwrap();
+    let args = [
+        "backend", "-m", "8", "-u", "root", "-Y", &users, "-s", &socket,
+    ];
+    let cache = Running::start(&mut ketch(&args));
+    let deadline = now() + DEADLINE;
+    while UnixStream::connect(&socket).is_err() {
+        assert!(now() < deadline, "does not listen");
+        std::thread::yield_now();
+    }
+    fs::write(&users, "nonsense").unwrap();
+    kill_process(cache.pid(), Signal::HUP).unwrap();
+    let line = cache.line_with("users stay as they were");
+    assert!(line.contains("ERROR") && line.contains(&users), "{line}");
+    assert!(logs_in(&socket, "joe secret"));
+}
+
+#[test]
+fn users_cannot_log_in_where_only_binary_is_spoken() {
+    let folder = Folder::new("binary-users");
+    let users = folder.path("users");
+    fs::write(&users, "joe:secret\n").unwrap();
+    for args in [["-B", "binary"], ["-l", "proto[binary]:127.0.0.1:0"]] {
+        let output = ketch(&["backend", "-Y", &users]).args(args).output();
+        let (code, _, errors) = super::said(&output.unwrap());
+        assert_eq!(code, 2, "{errors}");
+        assert!(errors.starts_with("-Y: users log in over text"), "{errors}");
+    }
 }
