@@ -2,6 +2,8 @@
 
 use std::env;
 use std::fs;
+use std::io;
+use std::net::ToSocketAddrs;
 
 use anyhow::Context;
 use ketch::admin;
@@ -58,7 +60,7 @@ impl Sockets {
 ///
 /// If the address cannot be had.
 pub(super) async fn bind_admin(host: &str, port: u16) -> Result<TcpListener, CannotListen> {
-    let bound = admin::http::bind(host, port, false).await;
+    let bound = bind_first(host, port).await;
     let bound = bound.and_then(|listener| Ok((listener.local_addr()?, listener)));
     let (address, listener) = bound.map_err(|source| CannotListen {
         address: Address::Tcp {
@@ -69,6 +71,19 @@ pub(super) async fn bind_admin(host: &str, port: u16) -> Result<TcpListener, Can
     })?;
     tracing::info!(%address, "admin listening");
     Ok(listener)
+}
+
+/// Listens at the first address of a name that can be had. It is looked up in this
+/// thread: one of its own would stay root's for a while (`-u`).
+async fn bind_first(host: &str, port: u16) -> io::Result<TcpListener> {
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "no such host");
+    for address in (host, port).to_socket_addrs()? {
+        match admin::http::bind(&address.ip().to_string(), port, false).await {
+            Ok(listener) => return Ok(listener),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
 }
 
 /// The name of an address in `stats conns`.

@@ -83,8 +83,17 @@ fn what_root_starts_for_another_user_is_that_users() {
     chown(&theirs.0, Some(uid), None).unwrap();
     let (socket, pid) = (theirs.path("socket"), roots.path("pid"));
     let args = ["-u", "nobody", "-s", &socket, "-a", "600", "-P", &pid];
-    let cache = start(&args);
+    let cache = start(&[&args[..], &["--admin", "localhost:0"]].concat());
     cache.line_with("ready");
+    let threads = fs::read_dir(format!("/proc/{}/task", cache.pid())).unwrap();
+    // One may have ended meanwhile.
+    let status = |thread: fs::DirEntry| fs::read_to_string(thread.path().join("status")).ok();
+    for status in threads.filter_map(|thread| status(thread.unwrap())) {
+        assert!(
+            status.contains(&format!("Uid:\t{uid}\t{uid}\t{uid}\t")),
+            "{status}"
+        );
+    }
     let metadata = fs::metadata(&socket).unwrap();
     assert_eq!((metadata.uid(), metadata.mode() & 0o777), (uid, 0o600));
     let number = format!("{}\n", cache.pid().as_raw_nonzero());
