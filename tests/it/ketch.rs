@@ -1,7 +1,7 @@
 //! Our own program, started on a configuration of the test's.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, pipe};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{self, Child, Command, Stdio};
@@ -82,13 +82,12 @@ impl Ketch {
 
     /// Starts the proxy by a command that leads to it.
     pub(crate) fn spawn(mut command: Command, file: PathBuf) -> Self {
-        let mut child = command
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+        // Both streams go to one place, as they do under most collectors.
+        let (stderr, all) = pipe().unwrap();
+        command.stdout(all.try_clone().unwrap()).stderr(all);
+        let child = command.spawn().unwrap();
+        drop(command);
         let log = Arc::new(Log::default());
-        let stderr = child.stderr.take().unwrap();
         let writer = Arc::clone(&log);
         thread::spawn(move || {
             for line in BufReader::new(stderr).lines().map_while(Result::ok) {

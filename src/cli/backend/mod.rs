@@ -55,7 +55,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     if args.detached {
         daemon::settle(args.enable_coredumps).context("cannot go into the background")?;
     }
-    let mut log = Log::show(level(args.verbose), Format::Text)?;
+    let log = Log::show(level(args.verbose), Format::Text)?;
     for warning in &plan.warnings {
         tracing::warn!("{warning}");
     }
@@ -63,7 +63,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("cannot start")?;
-    let workers = runtime.block_on(serve(args, plan, &mut log))?;
+    let workers = runtime.block_on(serve(args, plan, &log))?;
     // What accepted clients has ended, and with it the other owners.
     if let Some(workers) = Arc::into_inner(workers) {
         workers.stop();
@@ -240,7 +240,7 @@ fn read_users_again(path: &Path, shared: &Shared) {
 
 /// Serves clients until the process is told to end. Returns the workers, with
 /// whatever they still have to do.
-async fn serve(args: &Args, plan: Plan, log: &mut Log) -> anyhow::Result<Arc<Workers<usize>>> {
+async fn serve(args: &Args, plan: Plan, log: &Log) -> anyhow::Result<Arc<Workers<usize>>> {
     let mut told_to_end = ToldToEnd::new().context("cannot wait for signals")?;
     let Ground {
         sockets: Sockets { listeners, names },
@@ -280,7 +280,7 @@ async fn serve(args: &Args, plan: Plan, log: &mut Log) -> anyhow::Result<Arc<Wor
     if args.detached {
         daemon::tell_ready(args.verbose > 0).context("cannot go into the background")?;
     }
-    log.queue();
+    log.queue().context("cannot start a thread")?;
 
     let why = told_to_end.wait(&shared, plan.users.as_deref()).await;
     tracing::info!(why, "ending");

@@ -59,7 +59,7 @@ pub(super) fn workers(settings: &Settings) -> usize {
 ///
 /// If it cannot start.
 pub(crate) fn run(config: Config) -> anyhow::Result<()> {
-    let mut log = Log::show(&config.settings.log, config.settings.log_format)?;
+    let log = Log::show(&config.settings.log, config.settings.log_format)?;
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
@@ -79,7 +79,7 @@ pub(crate) fn run(config: Config) -> anyhow::Result<()> {
         .context("cannot start")?;
     let workers = runtime.block_on(async {
         let mut proxy = Proxy::start(settings, source, layout, threads).await?;
-        log.queue();
+        log.queue().context("cannot start a thread")?;
         proxy.serve().await;
         proxy.close_admin().await;
         anyhow::Ok(proxy.workers)
