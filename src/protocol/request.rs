@@ -1,6 +1,6 @@
 //! A request, as slices of the bytes it was cut from.
 
-use memchr::{Memchr, memchr_iter};
+use memchr::{Memchr, memchr, memchr_iter};
 
 use super::error::Error;
 use super::meta::Meta;
@@ -166,11 +166,12 @@ impl<'a> Keys<'a> {
         self.first.len() == self.all.len()
     }
 
-    /// The keys from the one at `place` on.
-    pub fn from(self, place: usize) -> Self {
+    /// The keys of a line from the first key to the end of the last.
+    pub fn of(all: &'a [u8]) -> Self {
+        let end = memchr(b' ', all).unwrap_or(all.len());
         Self {
-            all: self.all.get(place..).unwrap_or_default(),
-            ..self
+            first: all.get(..end).unwrap_or_default(),
+            all,
         }
     }
 

@@ -1,5 +1,7 @@
 //! The text dialect of a conversation, with its meta commands.
 
+use std::ops::Range;
+
 use memchr::memchr;
 
 use super::command;
@@ -8,8 +10,19 @@ use super::session::PAUSE_BYTES;
 use super::talk::{Reading, Step, Talk};
 use crate::backend::execute::{self, Refused};
 use crate::backend::store::Owned;
-use crate::protocol::request::{ChangeVerb, Cut, Replaced, Request, Retrieve};
+use crate::protocol::request::{ChangeVerb, Cut, Keys, Replaced, Request, Retrieve, RetrieveVerb};
 use crate::protocol::{Error, text};
+
+/// A retrieval that has been carried out in part.
+#[derive(Debug)]
+pub(super) struct Begun {
+    verb: RetrieveVerb,
+    exptime: i32,
+    /// Where in its line the keys are that are still to be looked for.
+    keys: Range<usize>,
+    /// The length of the line.
+    len: usize,
+}
 
 impl Talk {
     /// Takes the first request of `rest`, whose first `scanned` bytes hold no line end.
@@ -20,6 +33,9 @@ impl Talk {
         scanned: usize,
         reading: &mut Reading<'_, '_>,
     ) -> Step {
+        if let Some(begun) = self.begun.take() {
+            return self.go_on(begun, rest, reading);
+        }
         match text::cut(rest, scanned, &reading.limits) {
             Cut::Request {
                 request: Request::Retrieve(retrieve),
@@ -71,17 +87,37 @@ impl Talk {
         len: usize,
         reading: &mut Reading<'_, '_>,
     ) -> Step {
-        let from = self.retrieved;
-        let rest = Retrieve {
-            keys: request.keys.from(from),
-            ..*request
+        let Some(place) = reading.retrieve(request) else {
+            return Step::Used(len);
         };
-        let place = reading.retrieve(&rest).map(|place| from + place);
-        self.retrieved = place.unwrap_or(0);
-        match place {
-            Some(_) => Step::Paused,
-            None => Step::Used(len),
-        }
+        let behind = request.whole.get(request.head.len()..).unwrap_or_default();
+        let blanks = behind.iter().take_while(|&&byte| byte == b' ').count();
+        let first = request.head.len() + blanks;
+        self.begun = Some(Begun {
+            verb: request.verb,
+            exptime: request.exptime,
+            keys: first + place..first + request.keys.all.len(),
+            len,
+        });
+        Step::Paused
+    }
+
+    /// Goes on with a retrieval whose line `rest` begins with.
+    fn go_on(&mut self, mut begun: Begun, rest: &[u8], reading: &mut Reading<'_, '_>) -> Step {
+        let keys = rest.get(begun.keys.clone()).unwrap_or_default();
+        let request = Retrieve {
+            verb: begun.verb,
+            head: b"",
+            exptime: begun.exptime,
+            keys: Keys::of(keys),
+            whole: b"",
+        };
+        let Some(place) = reading.retrieve(&request) else {
+            return Step::Used(begun.len);
+        };
+        begun.keys.start += place;
+        self.begun = Some(begun);
+        Step::Paused
     }
 
     /// Makes ready for the value of the command at the start of `rest`, or to pass over it.

@@ -5,6 +5,7 @@ use std::task::{Context, Poll};
 
 use super::ahead;
 use super::incoming::Incoming;
+use super::lines::Begun;
 use super::session::{End, PAUSE_BYTES, Session};
 use super::settings::Dialect;
 use super::shared::Shared;
@@ -39,8 +40,9 @@ pub(super) struct Talk {
     pub(super) swallow: usize,
     /// A large value that is on its way in.
     pub(super) incoming: Option<Box<Incoming>>,
-    /// Of a retrieval that has been begun, the place of the key to go on with.
-    pub(super) retrieved: usize,
+    /// A retrieval that goes on when the client has taken what it is owed. Nothing of its
+    /// line has been consumed.
+    pub(super) begun: Option<Begun>,
     /// Taking stopped before the end of what had arrived.
     unread: bool,
     /// It did because it is the turn of others.
@@ -79,7 +81,7 @@ impl Talk {
             mode,
             swallow: 0,
             incoming: None,
-            retrieved: 0,
+            begun: None,
             unread: false,
             yields: false,
         }
@@ -152,7 +154,7 @@ impl Talk {
                 self.take_value(rest, reading)
             } else {
                 // A line that goes on has been looked at when it began.
-                if used >= fetched && scanned == 0 {
+                if used >= fetched && scanned == 0 && self.begun.is_none() {
                     fetched = used + self.fetch_ahead(rest, reading);
                 }
                 self.take_one(rest, scanned, reading)

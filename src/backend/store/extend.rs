@@ -131,8 +131,10 @@ impl Store {
             return Err(Full);
         }
         let mut filling = Filling::new(&self.memory, len);
+        // What is added has come in, and is not kept by anything yet.
+        let added = store.value.large.map_or(0, |large| large.held());
         for piece in pieces(base.parts(), store) {
-            filling.fill(piece, |filling| self.prepare(filling, now))?;
+            filling.fill(piece, |filling| self.prepare_beside(added, filling, now))?;
         }
         Ok(filling.finish())
     }
@@ -360,6 +362,34 @@ mod tests {
         drop(lent);
         let stored = append(&store, b"large", b"8");
         assert!(matches!(stored, Ok(Stored::Stored { .. })));
+    }
+
+    #[test]
+    fn what_is_added_may_be_as_large_as_an_item_may_be() {
+        let store = store(64, 1);
+        set(&store, b"key", &[1; 2 << 20]);
+        let added = store.gather(&vec![2; 20 << 20], NOW).unwrap();
+        let change = change(Mode::Append, b"key", added.as_value());
+        let stored = store.store(&change, NOW);
+        assert!(matches!(stored, Ok(Stored::Stored { .. })));
+        assert_eq!(get(&store, b"key").map(|value| value.len()), Some(22 << 20));
+        drop(added);
+        assert_eq!(store.pinned_bytes(), 0);
+    }
+
+    #[test]
+    fn free_memory_is_for_values_on_their_way_but_for_an_eighth() {
+        let store = store(64, 1);
+        let coming: Vec<_> = (0..100)
+            .map_while(|_| store.gather(&vec![1; 1 << 20], NOW).ok())
+            .collect();
+        assert!((54..=56).contains(&coming.len()), "{}", coming.len());
+        fill(&store, 4000);
+        assert!(store.gather(&vec![1; 1 << 20], NOW).is_err());
+        assert_eq!(store.totals().counters.evictions, 0);
+        assert!(store.pinned_bytes() >= coming.len() << 20);
+        drop(coming);
+        assert_eq!(store.pinned_bytes(), 0);
     }
 
     #[test]

@@ -348,15 +348,25 @@ impl Store {
     ///
     /// [`Full`] if there is no memory, and none to be made.
     pub fn prepare(&self, filling: &mut Filling, now: u32) -> Result<(), Full> {
-        if !filling.is_ahead() && !self.memory.may_pin(filling.held(), filling.ahead()) {
-            self.count_no_memory();
-            return Err(Full);
+        self.prepare_beside(0, filling, now)
+    }
+
+    /// As [`Self::prepare`], for one who has `beside` bytes of large values already.
+    fn prepare_beside(&self, beside: usize, filling: &mut Filling, now: u32) -> Result<(), Full> {
+        if filling.is_ahead() {
+            return Ok(());
         }
-        let mut prepared = filling.prepare();
+        let (own, more) = (beside + filling.held(), filling.ahead());
+        let mut prepared = if self.memory.may_pin(own, more) {
+            filling.prepare()
+        } else {
+            Err(Full)
+        };
         // Nothing is evicted for what cannot be.
-        if prepared.is_err() && self.could_hold(filling.len()) {
+        let may_evict = self.could_hold(filling.len()) && self.memory.may_evict(own, more);
+        if prepared.is_err() && may_evict {
             for _ in 0..ATTEMPTS_MAX {
-                let made = self.make_room_for(filling.ahead() + PIECE_COST, SLICE, now);
+                let made = self.make_room_for(more + PIECE_COST, SLICE, now);
                 prepared = filling.prepare();
                 if prepared.is_ok() || !made {
                     break;

@@ -1,6 +1,8 @@
 //! What the process takes of the system before it serves, in an order that lets root
 //! become another user (`-u`).
 
+use std::path::Path;
+
 use anyhow::Context;
 use ketch::net::listener::{Address, Options};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -58,11 +60,9 @@ impl Ground {
         };
         let room = descriptors::room_for(usize::try_from(args.conn_limit)?, others);
         // The folder need not be the other user's.
+        let unwritten = |path: &Path| format!("cannot write {}", path.display());
         let pid_file = match &args.pidfile {
-            Some(path) => {
-                let opened = PidFile::open(path);
-                Some(opened.with_context(|| format!("cannot write {}", path.display()))?)
-            }
+            Some(path) => Some(PidFile::open(path).with_context(|| unwritten(path))?),
             None => None,
         };
         if args.lock_memory {
@@ -76,9 +76,8 @@ impl Ground {
         }
         // Only its owner may connect, with the permissions that it has by default.
         sockets.bind(&unix, options)?;
-        if let Some(file) = &pid_file {
-            file.write()
-                .context("cannot write the number of the process")?;
+        if let (Some(file), Some(path)) = (&pid_file, &args.pidfile) {
+            file.write().with_context(|| unwritten(path))?;
         }
         Ok(Self {
             sockets,

@@ -38,7 +38,11 @@ impl PidFile {
         let line = line();
         // Not emptied first: somebody may read it at any time.
         self.file.write_all_at(line.as_bytes(), 0)?;
-        self.file.set_len(u64::try_from(line.len()).unwrap_or(0))
+        if self.file.metadata()?.is_file() {
+            self.file.set_len(u64::try_from(line.len()).unwrap_or(0))?;
+        }
+        // A device takes it too, and stays what it is.
+        Ok(())
     }
 
     /// Whether it says nothing, or the number of this process.
@@ -91,6 +95,15 @@ mod tests {
         assert_eq!(fs::read_to_string(&path).unwrap(), line());
         drop(file);
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_device_is_written_to_and_not_removed() {
+        let file = PidFile::open(Path::new("/dev/null")).unwrap();
+        file.write().unwrap();
+        assert!(!file.is_ours().unwrap());
+        drop(file);
+        assert!(Path::new("/dev/null").exists());
     }
 
     #[test]

@@ -51,9 +51,8 @@ fn connections(report: &mut Report, shared: &Shared) {
     report.line("total_connections", clients.accepted);
     report.line("rejected_connections", clients.refused);
     report.line("connection_structures", sessions);
-    let oversized = shared.store.totals().counters.oversized;
-    report.line("response_obj_oom", oversized);
     report.zeros(&[
+        "response_obj_oom",
         "response_obj_count",
         "response_obj_bytes",
         "read_buf_count",

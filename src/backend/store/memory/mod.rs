@@ -88,11 +88,13 @@ const STEP_BYTES: usize = 4 * EXTENT_BYTES;
 /// much and sends little holds little.
 pub(super) const EARLY_DIVISOR: usize = 64;
 
-/// Share of the limit, as a divisor, that large values may have which cannot be evicted: those
-/// on their way in, and those that are still written to clients though no item keeps them.
-/// Beyond it no value comes in but one by itself: items are not evicted for clients who
-/// stop halfway.
-const PINNED_DIVISOR: usize = 2;
+/// Share of the limit, as a divisor, that is left to others by large values that come in, though
+/// it be free. What cannot be evicted counts: values on their way in, and those that are still
+/// written to clients though no item keeps them.
+const UNPINNED_DIVISOR: usize = 8;
+
+/// The same where items would have to be evicted: they are not for clients who stop halfway.
+const UNPINNED_DIVISOR_FULL: usize = 2;
 
 /// Huge pages are taken unless addresses without memory between what is in use are more
 /// than this share of all that is taken, as a divisor.
@@ -394,11 +396,20 @@ impl Memory {
         self.pinned.fetch_sub(bytes, Ordering::Relaxed);
     }
 
-    /// Whether a value that has taken `own` bytes may take `more`, as to what others have
-    /// that cannot be evicted.
+    /// Whether a value that has taken `own` bytes may take `more` of what is free, as to what
+    /// others have that cannot be evicted. One by itself may take all there is.
     pub(super) fn may_pin(&self, own: usize, more: usize) -> bool {
-        let pinned = self.pinned();
-        pinned <= own || pinned + more <= self.limit() / PINNED_DIVISOR
+        self.leaves(UNPINNED_DIVISOR, own, more)
+    }
+
+    /// The same, if items have to be evicted for it.
+    pub(super) fn may_evict(&self, own: usize, more: usize) -> bool {
+        self.leaves(UNPINNED_DIVISOR_FULL, own, more)
+    }
+
+    fn leaves(&self, divisor: usize, own: usize, more: usize) -> bool {
+        let (pinned, limit) = (self.pinned(), self.limit());
+        pinned <= own || pinned + more <= limit - limit / divisor
     }
 
     /// What `take` takes, if the limit allows what it costs beside.
