@@ -1,6 +1,5 @@
 //! The binary dialect of a conversation.
 
-use super::incoming::Incoming;
 use super::session::End;
 use super::stats;
 use super::talk::{Reading, Step, Talk};
@@ -47,13 +46,9 @@ impl Talk {
         if !execute::fits_binary(store, request, value_len) {
             self.swallow = value_len;
             reading.execute_frame_with(request, Err(Refused::TooLarge));
-        } else if let Some(need) = Incoming::wants(rest, len, value_len) {
-            return Step::More { need, scanned: 0 };
-        } else {
-            let head = rest.get(..len).unwrap_or_default();
-            self.incoming = Some(Box::new(Incoming::new(store, head, value_len, 0)));
+            return Step::Used(len);
         }
-        Step::Used(len)
+        self.begin_value(store, rest, len, [value_len, 0])
     }
 }
 

@@ -5,7 +5,6 @@ use std::ops::Range;
 use memchr::memchr;
 
 use super::command;
-use super::incoming::Incoming;
 use super::session::PAUSE_BYTES;
 use super::talk::{Reading, Step, Talk};
 use crate::backend::execute::{self, Refused};
@@ -133,13 +132,9 @@ impl Talk {
         if !execute::fits(store, request, value_len) {
             self.swallow = value_len + 2;
             reading.execute_with(request, Err(Refused::TooLarge));
-        } else if let Some(need) = Incoming::wants(rest, len, value_len) {
-            return Step::More { need, scanned: 0 };
-        } else {
-            let head = rest.get(..len).unwrap_or_default();
-            self.incoming = Some(Box::new(Incoming::new(store, head, value_len, 2)));
+            return Step::Used(len);
         }
-        Step::Used(len)
+        self.begin_value(store, rest, len, [value_len, 2])
     }
 }
 

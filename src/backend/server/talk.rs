@@ -10,7 +10,7 @@ use super::session::{End, PAUSE_BYTES, Session};
 use super::settings::Dialect;
 use super::shared::Shared;
 use crate::backend::execute::{self, Refused};
-use crate::backend::store::Owned;
+use crate::backend::store::{Owned, Store};
 use crate::clock;
 use crate::net::inbox::{Batch, Consumed};
 use crate::net::outbox::Writer;
@@ -230,6 +230,24 @@ pub(super) enum Step {
 
 /// Large values.
 impl Talk {
+    /// Makes ready for the value of the request whose head are the first `len` bytes of
+    /// `rest`, once some of it has come. `lens` are those of the value and of what ends it.
+    pub(super) fn begin_value(
+        &mut self,
+        store: &Store,
+        rest: &[u8],
+        len: usize,
+        lens: [usize; 2],
+    ) -> Step {
+        let [value_len, end_len] = lens;
+        if let Some(need) = Incoming::wants(rest, len, value_len) {
+            return Step::More { need, scanned: 0 };
+        }
+        let head = rest.get(..len).unwrap_or_default();
+        self.incoming = Some(Box::new(Incoming::new(store, head, value_len, end_len)));
+        Step::Used(len)
+    }
+
     /// Takes what has come of the value.
     fn take_value(&mut self, rest: &[u8], reading: &mut Reading<'_, '_>) -> Step {
         let Some(incoming) = &mut self.incoming else {
